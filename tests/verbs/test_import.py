@@ -178,6 +178,14 @@ def test_ms_swift_becomes_a_recipe_of_the_same_run(folder: Path) -> None:
     assert "into the records" in done.notes["system"]
 
 
+def test_counts_of_other_data_than_the_first_are_named(folder: Path) -> None:
+    names = ["data/dpo_en_demo.json#5", "data/alpaca_en_demo.json#3"]
+    held_out = "data/identity.json#2"
+    done = imported(folder / "two.yaml", SWIFT, dataset=names, val_dataset=held_out)
+    for name in (names[1], held_out):
+        assert done.notes[name].startswith("not taken: a count of other data")
+
+
 def tokens_of(done: Imported) -> tuple[list[str], list[str]]:
     """The recipe's new tokens that texts spell, and those that a template writes."""
     recipe = yaml.safe_load(done.recipe.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Read another program's configuration of fine-tuning and write a recipe of it.
 
-taken         keys that both programs share, and what became of each
+translation   keys that both programs share, and what became of each
 tokens        new tokens of the vocabulary
 llamafactory  LLaMA-Factory's YAML and dataset_info.json
 swift         ms-swift's YAML
@@ -20,7 +20,7 @@ from miaobi.core.errors import BadInput, Conflict, MiaobiError
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.verbs.importing import llamafactory, swift
-from miaobi.verbs.importing.taken import Taken, note_the_rest, take_epochs
+from miaobi.verbs.importing.translation import Translation, note_the_rest, take_epochs
 
 PROGRAMS = {"LLaMA-Factory": llamafactory, "ms-swift": swift}
 
@@ -57,11 +57,11 @@ def import_recipe(
         out: The recipe; by default NAME.recipe.yaml here, where NAME is the file's.
     """
     if file.suffix == ".json":
-        program, taken = _of_datasets(file, dataset)
+        program, translation = _of_datasets(file, dataset)
     else:
-        program, taken = _of_settings(file)
-    take_epochs(taken, _count(taken.recipe))
-    note_the_rest(taken)
+        program, translation = _of_settings(file)
+    take_epochs(translation, _count(translation.recipe))
+    note_the_rest(translation)
     target = out or Path(f"{file.stem}.recipe.yaml")
     if target.exists():
         raise Conflict(
@@ -69,18 +69,20 @@ def import_recipe(
             say("Name another file with --out.", "请用 --out 指定其他文件。"),
         )
     header = f"# {program}: {file}\n"
-    text = yaml.safe_dump(plain(taken.recipe), allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(
+        plain(translation.recipe), allow_unicode=True, sort_keys=False
+    )
     write_text(target, header + text)
-    return Imported(program, target, taken.notes)
+    return Imported(program, target, translation.notes)
 
 
-def _of_settings(file: Path) -> tuple[str, Taken]:
+def _of_settings(file: Path) -> tuple[str, Translation]:
     settings = read_yaml(file)
     for name, module in PROGRAMS.items():
         if module.is_own(settings):
-            taken = Taken(settings)
-            module.take(taken, file.parent)
-            return name, taken
+            translation = Translation(settings)
+            module.take(translation, file.parent)
+            return name, translation
     raise BadInput(
         say(
             f"{file} is neither LLaMA-Factory's nor ms-swift's: it names no model.",
@@ -93,7 +95,7 @@ def _of_settings(file: Path) -> tuple[str, Taken]:
     )
 
 
-def _of_datasets(file: Path, dataset: str | None) -> tuple[str, Taken]:
+def _of_datasets(file: Path, dataset: str | None) -> tuple[str, Translation]:
     names = llamafactory.datasets(file)
     if dataset is None:
         raise BadInput(
@@ -101,9 +103,9 @@ def _of_datasets(file: Path, dataset: str | None) -> tuple[str, Taken]:
             f"--dataset {next(iter(names), 'NAME')}",
         )
     settings: dict[str, Any] = {"dataset": dataset, "dataset_dir": str(file.parent)}
-    taken = Taken(settings)
-    llamafactory.take(taken, file.parent)
-    return "LLaMA-Factory", taken
+    translation = Translation(settings)
+    llamafactory.take(translation, file.parent)
+    return "LLaMA-Factory", translation
 
 
 def _count(recipe: Mapping[str, Any]) -> int | None:

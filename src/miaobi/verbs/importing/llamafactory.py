@@ -11,8 +11,13 @@ from typing import Any
 
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.language import say
-from miaobi.verbs.importing.taken import Taken, located, take_common
 from miaobi.verbs.importing.tokens import take_tokens
+from miaobi.verbs.importing.translation import (
+    Translation,
+    located,
+    take_common,
+    take_name,
+)
 
 DATASETS = "dataset_info.json"
 ALL = 1000.0
@@ -28,80 +33,86 @@ def is_own(settings: Mapping[str, Any]) -> bool:
     return bool({"model_name_or_path", "finetuning_type", "stage"} & settings.keys())
 
 
-def take(taken: Taken, folder: Path) -> None:
+def take(translation: Translation, folder: Path) -> None:
     """Take the settings of a YAML file in `folder`."""
-    if taken.get("model_name_or_path"):
-        taken.take("model_name_or_path", "base", taken.get("model_name_or_path"))
-    _take_stage(taken)
-    method = taken.get("finetuning_type")
+    if translation.get("model_name_or_path"):
+        translation.take(
+            "model_name_or_path", "base", translation.get("model_name_or_path")
+        )
+    _take_stage(translation)
+    method = translation.get("finetuning_type")
     if method in METHODS:
-        taken.take("finetuning_type", "tune.method", METHODS[method])
+        translation.take("finetuning_type", "tune.method", METHODS[method])
     elif method is not None:
-        taken.refuse("finetuning_type", f"there is no {method} here", f"没有 {method}")
-    take_common(taken)
-    take_tokens(taken, folder)
-    if taken.get("cutoff_len"):
-        taken.take("cutoff_len", "data.max_length", taken.get("cutoff_len"))
-    if taken.get("max_samples"):
-        taken.take("max_samples", "data.max_examples", taken.get("max_samples"))
-    size = taken.get("val_size")
+        translation.refuse(
+            "finetuning_type", f"there is no {method} here", f"没有 {method}"
+        )
+    take_common(translation)
+    take_tokens(translation, folder)
+    if translation.get("cutoff_len"):
+        translation.take("cutoff_len", "data.max_length", translation.get("cutoff_len"))
+    if translation.get("max_samples"):
+        translation.take(
+            "max_samples", "data.max_examples", translation.get("max_samples")
+        )
+    size = translation.get("val_size")
     if size is not None and 0 <= size < 1:
-        taken.take("val_size", "data.validation", float(size))
+        translation.take("val_size", "data.validation", float(size))
     elif size is not None:
-        taken.refuse("val_size", "a number of examples", "按条数给出")
-    if taken.get("template"):
-        taken.note(
+        translation.refuse("val_size", "a number of examples", "按条数给出")
+    if translation.get("template"):
+        translation.note(
             "template",
             "not taken: the base's own chat template is used",
             "未采用：使用基础模型自带的对话模板",
         )
-    if taken.get("output_dir"):
-        name = Path(str(taken.get("output_dir"))).name
-        taken.take("output_dir", "name", name.replace("_", "-").lower())
-    _take_datasets(taken, folder)
+    take_name(translation)
+    _take_datasets(translation, folder)
 
 
-def _take_stage(taken: Taken) -> None:
-    stage = taken.get("stage")
+def _take_stage(translation: Translation) -> None:
+    stage = translation.get("stage")
     if stage in TASKS:
-        taken.take("stage", "task", TASKS[stage])
+        translation.take("stage", "task", TASKS[stage])
     elif stage is not None:
-        taken.refuse("stage", f"there is no {stage} here", f"没有 {stage}")
+        translation.refuse("stage", f"there is no {stage} here", f"没有 {stage}")
     if stage == "kto":
-        taken.recipe["head"] = {"loss": "kto"}
-    loss = taken.get("pref_loss")
+        translation.recipe["head"] = {"loss": "kto"}
+    loss = translation.get("pref_loss")
     if loss in LOSSES:
-        taken.take("pref_loss", "head.loss", LOSSES[loss])
+        translation.take("pref_loss", "head.loss", LOSSES[loss])
     elif loss is not None:
-        taken.refuse("pref_loss", f"there is no {loss} here", f"没有 {loss}")
-    if taken.get("pref_beta") is not None:
-        taken.take("pref_beta", "head.beta", taken.get("pref_beta"))
+        translation.refuse("pref_loss", f"there is no {loss} here", f"没有 {loss}")
+    if translation.get("pref_beta") is not None:
+        translation.take("pref_beta", "head.beta", translation.get("pref_beta"))
 
 
-def _take_datasets(taken: Taken, folder: Path) -> None:
-    names = _names(taken.get("dataset"))
+def _take_datasets(translation: Translation, folder: Path) -> None:
+    names = _names(translation.get("dataset"))
     if not names:
         return
-    parent = _folder_of_data(taken, folder)
+    parent = _folder_of_data(translation, folder)
     entries = datasets(parent / DATASETS)
     first, *others = [_entry(name, entries, parent) for name in names]
-    path, columns = _source(taken, names[0], first, parent)
-    taken.take("dataset", "data.path", path)
+    path, columns = _source(translation, names[0], first, parent)
+    translation.take("dataset", "data.path", path)
     if columns:
-        taken.recipe["data"]["columns"] = columns
+        translation.recipe["data"]["columns"] = columns
     for name, entry in zip(names[1:], others, strict=True):
-        path, columns = _source(taken, name, entry, parent)
+        path, columns = _source(translation, name, entry, parent)
         source = {
             "path": path,
             "share": ALL,
             "columns": columns,
         }
-        taken.recipe["data"].setdefault("mix", {})[name] = source
-        taken.notes["dataset"] += say(f", data.mix.{name}", f"、data.mix.{name}")
-    held = _names(taken.get("eval_dataset"))
+        translation.recipe["data"].setdefault("mix", {})[name] = source
+        translation.notes["dataset"] += say(f", data.mix.{name}", f"、data.mix.{name}")
+    held = _names(translation.get("eval_dataset"))
     if len(held) == 1:
-        path, _ = _source(taken, held[0], _entry(held[0], entries, parent), parent)
-        taken.take("eval_dataset", "data.validation_path", path)
+        path, _ = _source(
+            translation, held[0], _entry(held[0], entries, parent), parent
+        )
+        translation.take("eval_dataset", "data.validation_path", path)
 
 
 def _names(value: Any) -> list[str]:
@@ -109,17 +120,19 @@ def _names(value: Any) -> list[str]:
     return [str(name).strip() for name in names if str(name).strip()]
 
 
-def _folder_of_data(taken: Taken, folder: Path) -> Path:
+def _folder_of_data(translation: Translation, folder: Path) -> Path:
     """Return dataset_dir: from where one stands, beside the file, or above it."""
-    name = str(taken.get("dataset_dir") or "data")
+    name = str(translation.get("dataset_dir") or "data")
     file = located(f"{name}/{DATASETS}", folder)
     if file is None:
         raise NotFound(
             say(f"There is no {DATASETS} in {name}.", f"{name} 中没有 {DATASETS}。"),
             say("Set dataset_dir in the file.", "请在文件中设置 dataset_dir。"),
         )
-    if "dataset_dir" in taken.given:
-        taken.note("dataset_dir", f"taken: {file.parent}", f"已采用：{file.parent}")
+    if "dataset_dir" in translation.settings:
+        translation.note(
+            "dataset_dir", f"taken: {file.parent}", f"已采用：{file.parent}"
+        )
     return file.parent
 
 
@@ -154,7 +167,7 @@ def _entry(name: str, entries: Mapping[str, Any], parent: Path) -> Mapping[str, 
 
 
 def _source(
-    taken: Taken, name: str, entry: Mapping[str, Any], parent: Path
+    translation: Translation, name: str, entry: Mapping[str, Any], parent: Path
 ) -> tuple[str, dict[str, str]]:
     """Return (path, our columns by their own names) of a data set.
 
@@ -175,9 +188,9 @@ def _source(
         if own and own != ours and not is_turns:
             columns[ours] = own
     for key, value in entry.items():
-        _note_entry(taken, f"{name}.{key}", key, value, columns)
-    if entry.get("ranking") and "task" not in taken.recipe:
-        taken.recipe["task"] = "preference"
+        _note_entry(translation, f"{name}.{key}", key, value, columns)
+    if entry.get("ranking") and "task" not in translation.recipe:
+        translation.recipe["task"] = "preference"
     return str(parent / str(entry["file_name"])), columns
 
 
@@ -187,13 +200,17 @@ USUAL_TAGS |= {"system", "observation", "function_call", "tool", "function"}
 
 
 def _note_entry(
-    taken: Taken, label: str, key: str, value: Any, columns: Mapping[str, str]
+    translation: Translation,
+    label: str,
+    key: str,
+    value: Any,
+    columns: Mapping[str, str],
 ) -> None:
     if key in READ:
-        taken.note(label, "taken", "已采用")
+        translation.note(label, "taken", "已采用")
     elif key == "columns":
         names = ", ".join(f"{ours}: {own}" for ours, own in columns.items())
-        taken.note(
+        translation.note(
             label,
             f"taken as data.columns {{{names}}}" if names else "taken: the usual names",
             f"写为 data.columns {{{names}}}" if names else "已采用：通用列名",
@@ -202,10 +219,12 @@ def _note_entry(
         odd = sorted({str(tag) for tag in value.values()} - USUAL_TAGS)
         if odd:
             named = ", ".join(odd)
-            taken.refuse(
+            translation.refuse(
                 label, f"rename {named} in the records", f"请在记录中改名：{named}"
             )
         else:
-            taken.note(label, "taken: recognised in the records", "已采用：按记录识别")
+            translation.note(
+                label, "taken: recognised in the records", "已采用：按记录识别"
+            )
     else:
-        taken.refuse(label, "there is no such setting here", "此处没有这项设置")
+        translation.refuse(label, "there is no such setting here", "此处没有这项设置")

@@ -10,8 +10,13 @@ from typing import Any
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.verbs.importing.llamafactory import ALL
-from miaobi.verbs.importing.taken import Taken, located, take_common
 from miaobi.verbs.importing.tokens import take_tokens
+from miaobi.verbs.importing.translation import (
+    Translation,
+    located,
+    take_common,
+    take_name,
+)
 
 OWN = {"model", "model_id_or_path", "train_type", "tuner_type", "sft_type", "rlhf_type"}
 METHODS = {"lora": "lora", "full": "full", "adalora": "adalora"}
@@ -23,70 +28,92 @@ def is_own(settings: Mapping[str, Any]) -> bool:
     return bool(OWN & settings.keys())
 
 
-def take(taken: Taken, folder: Path) -> None:
+def take(translation: Translation, folder: Path) -> None:
     """Take the settings of a YAML file in `folder`."""
     for key in ("model", "model_id_or_path"):
-        if taken.get(key):
-            taken.take(key, "base", taken.get(key))
+        if translation.get(key):
+            translation.take(key, "base", translation.get(key))
     for key in ("train_type", "tuner_type", "sft_type"):
-        method = taken.get(key)
+        method = translation.get(key)
         if method in METHODS:
-            taken.take(key, "tune.method", METHODS[method])
+            translation.take(key, "tune.method", METHODS[method])
         elif method is not None:
-            taken.refuse(key, f"there is no {method} here", f"没有 {method}")
-    _take_task(taken)
-    take_common(taken)
-    take_tokens(taken, folder)
-    if taken.get("max_length"):
-        taken.take("max_length", "data.max_length", taken.get("max_length"))
-    strategy = taken.get("truncation_strategy")
+            translation.refuse(key, f"there is no {method} here", f"没有 {method}")
+    _take_task(translation)
+    take_common(translation)
+    take_tokens(translation, folder)
+    if translation.get("max_length"):
+        translation.take("max_length", "data.max_length", translation.get("max_length"))
+    strategy = translation.get("truncation_strategy")
     if strategy in TOO_LONG:
-        taken.take("truncation_strategy", "data.too_long", TOO_LONG[strategy])
-    if taken.get("split_dataset_ratio") is not None:
-        share = float(taken.get("split_dataset_ratio"))
-        taken.take("split_dataset_ratio", "data.validation", share)
-    if taken.get("output_dir"):
-        name = Path(str(taken.get("output_dir"))).name
-        taken.take("output_dir", "name", name.replace("_", "-").lower())
-    if taken.get("system"):
-        taken.refuse("system", "put it into the records", "请写入记录的 system")
-    _take_datasets(taken, folder)
+        translation.take("truncation_strategy", "data.too_long", TOO_LONG[strategy])
+    if translation.get("split_dataset_ratio") is not None:
+        share = float(translation.get("split_dataset_ratio"))
+        translation.take("split_dataset_ratio", "data.validation", share)
+    take_name(translation)
+    if translation.get("system"):
+        translation.refuse("system", "put it into the records", "请写入记录的 system")
+    _take_datasets(translation, folder)
 
 
-def _take_task(taken: Taken) -> None:
-    kind = taken.get("rlhf_type")
+def _take_task(translation: Translation) -> None:
+    kind = translation.get("rlhf_type")
     if kind in ("dpo", "kto", "orpo"):
-        taken.take("rlhf_type", "head.loss", kind)
-        taken.recipe["task"] = "preference"
+        translation.take("rlhf_type", "head.loss", kind)
+        translation.recipe["task"] = "preference"
     elif kind is not None:
-        taken.refuse("rlhf_type", f"there is no {kind} here", f"没有 {kind}")
-    if taken.get("beta") is not None and kind is not None:
-        taken.take("beta", "head.beta", taken.get("beta"))
+        translation.refuse("rlhf_type", f"there is no {kind} here", f"没有 {kind}")
+    if translation.get("beta") is not None and kind is not None:
+        translation.take("beta", "head.beta", translation.get("beta"))
 
 
-def _take_datasets(taken: Taken, folder: Path) -> None:
-    value = taken.get("dataset")
-    names = value.split() if isinstance(value, str) else list(value or ())
+def _take_datasets(translation: Translation, folder: Path) -> None:
+    names = _names(translation.get("dataset"))
     for number, name in enumerate(names):
-        path, count = _source(str(name), folder)
+        path, count = _source(name, folder)
         if number == 0:
-            taken.take("dataset", "data.path", path)
-            if count:
-                taken.take("dataset (#)", "data.max_examples", count)
-            continue
-        mix = taken.recipe["data"].setdefault("mix", {})
-        mix[f"source{number}"] = {"path": path, "share": ALL}
-        taken.notes["dataset"] += f", data.mix.source{number}"
-    columns = taken.get("columns")
-    if columns and names:
-        given = json.loads(columns) if isinstance(columns, str) else columns
-        ours = {COLUMNS.get(theirs, theirs): own for own, theirs in given.items()}
-        taken.take("columns", "data.columns", ours)
-    held = taken.get("val_dataset")
-    held_names = held.split() if isinstance(held, str) else list(held or ())
-    if len(held_names) == 1:
-        path, _ = _source(str(held_names[0]), folder)
-        taken.take("val_dataset", "data.validation_path", path)
+            translation.take("dataset", "data.path", path)
+        else:
+            mix = translation.recipe["data"].setdefault("mix", {})
+            mix[f"source{number}"] = {"path": path, "share": ALL}
+            translation.notes["dataset"] += f", data.mix.source{number}"
+        if count and number == 0:
+            translation.take("dataset (#)", "data.max_examples", count)
+        elif count:
+            _refuse_count(translation, name)
+    if names:
+        _take_columns(translation)
+    held_out = _names(translation.get("val_dataset"))
+    if len(held_out) == 1:
+        path, count = _source(held_out[0], folder)
+        translation.take("val_dataset", "data.validation_path", path)
+        if count:
+            _refuse_count(translation, held_out[0])
+
+
+def _names(value: Any) -> list[str]:
+    """Return the names of a list, or of a text with blanks between them."""
+    if isinstance(value, str):
+        return value.split()
+    return [str(name) for name in value or ()]
+
+
+def _refuse_count(translation: Translation, name: str) -> None:
+    translation.refuse(
+        name,
+        "a count of other data than the first; all of it is used",
+        "只有第一个数据集可限定条数；其余全部使用",
+    )
+
+
+def _take_columns(translation: Translation) -> None:
+    """Take its columns, which stand as theirs by ours."""
+    columns = translation.get("columns")
+    if isinstance(columns, str):
+        columns = json.loads(columns)
+    if columns:
+        ours = {COLUMNS.get(theirs, theirs): own for own, theirs in columns.items()}
+        translation.take("columns", "data.columns", ours)
 
 
 def _source(name: str, folder: Path) -> tuple[str, int]:
@@ -95,9 +122,10 @@ def _source(name: str, folder: Path) -> tuple[str, int]:
     Raises BadInput for one that is not here.
     """
     path, _, count = name.partition("#")
-    place = located(path, folder)
-    if place is not None:
-        return str(place), int(count) if count.isdigit() else 0
+    file = located(path, folder)
+    if file is not None:
+        limit = int(count) if count.isdigit() else 0
+        return str(file), limit
     raise BadInput(
         say(
             f"dataset: {path} is no file here; data of a hub is not read.",

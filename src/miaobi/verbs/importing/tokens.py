@@ -15,7 +15,7 @@ from miaobi.core.config import read_yaml
 from miaobi.core.errors import NotFound
 from miaobi.core.language import say
 from miaobi.models.control_tokens import ControlTokens
-from miaobi.verbs.importing.taken import Taken, located
+from miaobi.verbs.importing.translation import Translation, located
 
 SPECIAL = ("new_special_tokens_config", "add_special_tokens", "new_special_tokens")
 """Keys of special tokens; of several the first is used, as LLaMA-Factory does."""
@@ -25,57 +25,55 @@ TABLES = {"embed_tokens", "lm_head"}
 """
 
 
-def take_tokens(taken: Taken, folder: Path) -> None:
+def take_tokens(translation: Translation, folder: Path) -> None:
     """Take the new tokens of a YAML file in `folder`.
 
     Raises NotFound for a file of tokens that is not there.
     """
-    _take(taken, "add_tokens", _names(taken.get("add_tokens")))
-    given = [key for key in SPECIAL if taken.get(key)]
-    for key in given[:1]:
-        _take(taken, key, _special(taken.get(key), folder))
-    for key in given[1:]:
-        taken.refuse(key, f"{given[0]} decides", f"以 {given[0]} 为准")
-    if taken.get("init_special_tokens"):
-        taken.refuse(
+    _take(translation, "add_tokens", _names(translation.get("add_tokens")))
+    present = [key for key in SPECIAL if translation.get(key)]
+    for key in present[:1]:
+        _take(translation, key, _special(translation.get(key), folder))
+    for key in present[1:]:
+        translation.refuse(key, f"{present[0]} decides", f"以 {present[0]} 为准")
+    if translation.get("init_special_tokens"):
+        translation.refuse(
             "init_special_tokens",
             "new rows begin as the mean of all",
             "新词元的行以所有行的均值开始",
         )
-    if taken.get("resize_vocab"):
-        taken.note(
+    if translation.get("resize_vocab"):
+        translation.note(
             "resize_vocab",
             "taken: the tables grow with the tokens",
             "已采用：词表随新词元扩大",
         )
     for key in ("additional_target", "modules_to_save"):
-        names = _names(taken.get(key))
+        names = _names(translation.get(key))
         if names and set(names) <= TABLES:
-            taken.note(
+            translation.note(
                 key,
                 "taken for new tokens: their rows are trained, the others stay",
                 "对新词元已采用：只训练其所在的行，其余不变",
             )
 
 
-def _take(taken: Taken, key: str, tokens: list[str]) -> None:
+def _take(translation: Translation, key: str, tokens: list[str]) -> None:
     """Take tokens as those that texts spell, or as those that a template writes."""
     if not tokens:
         return
     control = ControlTokens.among(dict.fromkeys(tokens, False)).tokens
-    if taken.recipe.get("task") == "causal":
+    if translation.recipe.get("task") == "causal":
         control = frozenset()
     spelled = [token for token in tokens if token not in control]
     written = [token for token in tokens if token in control]
     notes = list[str]()
-    for target, values in (
-        ("tune.add_tokens", spelled),
-        ("tune.add_special_tokens", written),
-    ):
-        if values:
-            known = taken.recipe.get("tune", {}).get(target.removeprefix("tune."), [])
-            taken.take(key, target, [*dict.fromkeys([*known, *values])])
-            notes.append(taken.notes[key])
+    for name, values in (("add_tokens", spelled), ("add_special_tokens", written)):
+        if not values:
+            continue
+        before = translation.recipe.get("tune", {}).get(name, [])
+        translation.take(key, f"tune.{name}", [*dict.fromkeys([*before, *values])])
+        notes.append(translation.notes[key])
     if written:
         notes.append(
             say(
@@ -83,7 +81,7 @@ def _take(taken: Taken, key: str, tokens: list[str]) -> None:
                 "对话消息中不会编码为词元；若记录中含有它们，请换一种写法",
             )
         )
-    taken.notes[key] = "; ".join(notes)
+    translation.notes[key] = "; ".join(notes)
 
 
 def _special(value: Any, folder: Path) -> list[str]:
@@ -92,8 +90,8 @@ def _special(value: Any, folder: Path) -> list[str]:
     for name in _names(value):
         ending = Path(name).suffix
         if ending == ".txt":
-            lines = _file(name, folder).read_text(encoding="utf-8").splitlines()
-            tokens += filter(None, map(str.strip, lines))
+            content = _file(name, folder).read_text(encoding="utf-8")
+            tokens += filter(None, map(str.strip, content.splitlines()))
         elif ending in (".yaml", ".yml"):
             tokens += map(str, read_yaml(_file(name, folder)))
         else:
@@ -102,13 +100,13 @@ def _special(value: Any, folder: Path) -> list[str]:
 
 
 def _file(name: str, folder: Path) -> Path:
-    found = located(name, folder)
-    if found is None:
+    path = located(name, folder)
+    if path is None:
         raise NotFound(
             say(f"There is no file {name}.", f"没有文件 {name}。"),
             say("Mend its path, or write the tokens.", "请修正路径，或直接写出词元。"),
         )
-    return found
+    return path
 
 
 def _names(value: Any) -> list[str]:

@@ -68,16 +68,16 @@ NEEDLESS = frozenset(
 
 
 @dataclass
-class Taken:
+class Translation:
     """What becomes of the settings of another program."""
 
-    given: Mapping[str, Any]
+    settings: Mapping[str, Any]
     recipe: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     """By their key: what it was taken as, or why it was not."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self.given.get(key, default)
+        return self.settings.get(key, default)
 
     def take(self, key: str, target: str, value: Any) -> None:
         """Take a key as a key of the recipe."""
@@ -99,114 +99,130 @@ def located(name: str, folder: Path) -> Path | None:
     """Return a path of another program's file: from where one stands, beside the file in
     `folder`, or above it; None for one that is not there.
     """
-    places = [Path(name), *(parent / name for parent in (folder, *folder.parents))]
-    return next((place for place in places if place.exists()), None)
+    if Path(name).exists():
+        return Path(name)
+    for parent in (folder, *folder.parents):
+        if (parent / name).exists():
+            return parent / name
+    return None
 
 
-def take_common(taken: Taken) -> None:
+def take_common(translation: Translation) -> None:
     """Take what both programs have from Transformers."""
     for key, target in DIRECT.items():
-        value = taken.get(key)
+        value = translation.get(key)
         if value is None:
             continue
         if key == "max_steps" and value <= 0:
-            taken.refuse(key, "it says none", "其值表示不限")
+            translation.refuse(key, "it says none", "其值表示不限")
         elif key in COUNTS and value < 1:
-            taken.refuse(key, "a share of the run", "按训练比例给出")
+            translation.refuse(key, "a share of the run", "按训练比例给出")
         else:
-            taken.take(key, target, value)
-    _take_schedule(taken)
-    _take_precision(taken)
-    _take_method(taken)
-    _take_betas(taken)
-    _take_trackers(taken)
+            translation.take(key, target, value)
+    _take_schedule(translation)
+    _take_precision(translation)
+    _take_method(translation)
+    _take_betas(translation)
+    _take_trackers(translation)
 
 
-def _take_trackers(taken: Taken) -> None:
-    value = taken.get("report_to")
+def take_name(translation: Translation) -> None:
+    """Take the folder of its output as the model's name."""
+    folder = translation.get("output_dir")
+    if folder:
+        name = Path(str(folder)).name
+        translation.take("output_dir", "name", name.replace("_", "-").lower())
+
+
+def _take_trackers(translation: Translation) -> None:
+    value = translation.get("report_to")
     names = [value] if isinstance(value, str) else list(value or ())
     if names and set(names) <= {"none", "tensorboard", "wandb"}:
         trackers = [name for name in names if name != "none"]
-        taken.take("report_to", "train.trackers", trackers)
+        translation.take("report_to", "train.trackers", trackers)
 
 
-def _take_schedule(taken: Taken) -> None:
-    name = taken.get("lr_scheduler_type")
+def _take_schedule(translation: Translation) -> None:
+    name = translation.get("lr_scheduler_type")
     if name in SCHEDULES:
-        taken.take("lr_scheduler_type", "train.schedule", SCHEDULES[name])
+        translation.take("lr_scheduler_type", "train.schedule", SCHEDULES[name])
     elif name is not None:
-        taken.refuse(
+        translation.refuse(
             "lr_scheduler_type", f"there is no schedule {name}", f"没有 {name} 调度"
         )
 
 
-def _take_precision(taken: Taken) -> None:
-    if taken.get("bf16"):
-        taken.take("bf16", "train.precision", "bfloat16")
-    if taken.get("fp16"):
-        taken.refuse("fp16", "float16 is not offered", "不提供 float16")
+def _take_precision(translation: Translation) -> None:
+    if translation.get("bf16"):
+        translation.take("bf16", "train.precision", "bfloat16")
+    if translation.get("fp16"):
+        translation.refuse("fp16", "float16 is not offered", "不提供 float16")
     for key in ("torch_dtype", "quantization_bit", "quant_bits"):
-        value = taken.get(key)
+        value = translation.get(key)
         if key == "torch_dtype" and value in ("bfloat16", "float32"):
-            taken.take(key, "train.precision", value)
+            translation.take(key, "train.precision", value)
         elif key != "torch_dtype" and value in (4, 8):
-            taken.take(key, "tune.quantise", f"int{value}")
+            translation.take(key, "tune.quantise", f"int{value}")
 
 
-def _take_method(taken: Taken) -> None:
+def _take_method(translation: Translation) -> None:
     """Take the variants of LoRA, and the layers that get an adapter."""
     for key, method in (("use_dora", "dora"), ("use_rslora", "rslora")):
-        if taken.get(key):
-            taken.take(key, "tune.method", method)
+        if translation.get(key):
+            translation.take(key, "tune.method", method)
     for key in ("lora_target", "target_modules"):
-        value = taken.get(key)
+        value = translation.get(key)
         names = value.split(",") if isinstance(value, str) else list(value or ())
         names = [name.strip() for name in names if name.strip()]
         if names in (["all"], ["all-linear"]):
-            taken.note(key, "taken: all linear layers, as here", "已采用：所有线性层")
+            translation.note(
+                key, "taken: all linear layers, as here", "已采用：所有线性层"
+            )
         elif names:
             pattern = "|".join(names)
-            taken.take(key, "tune.targets", rf".*\.({pattern})")
+            translation.take(key, "tune.targets", rf".*\.({pattern})")
 
 
-def _take_betas(taken: Taken) -> None:
-    betas = [taken.get("adam_beta1", 0.9), taken.get("adam_beta2", 0.999)]
+def _take_betas(translation: Translation) -> None:
+    betas = [translation.get("adam_beta1", 0.9), translation.get("adam_beta2", 0.999)]
     for key in ("adam_beta1", "adam_beta2"):
-        if key in taken.given:
-            taken.take(key, "train.betas", betas)
+        if key in translation.settings:
+            translation.take(key, "train.betas", betas)
 
 
-def take_epochs(taken: Taken, examples: int | None) -> None:
+def take_epochs(translation: Translation, examples: int | None) -> None:
     """Take epochs, and steps of warm-up, as far as the number of examples is known."""
-    train = taken.recipe.get("train", {})
-    epochs = taken.get("num_train_epochs")
+    train = translation.recipe.get("train", {})
+    epochs = translation.get("num_train_epochs")
     if epochs is not None and "max_steps" in train:
-        taken.refuse("num_train_epochs", "max_steps decides", "以 max_steps 为准")
+        translation.refuse("num_train_epochs", "max_steps decides", "以 max_steps 为准")
     elif epochs is not None and examples:
         batch = train.get("batch_size", 8) * train.get("microbatches", 1)
-        held_out = taken.recipe.get("data", {}).get("validation", 0.1)
+        held_out = translation.recipe.get("data", {}).get("validation", 0.1)
         steps = max(round(examples * (1 - held_out) * epochs / batch), 1)
-        taken.take("num_train_epochs", "train.max_steps", steps)
+        translation.take("num_train_epochs", "train.max_steps", steps)
     elif epochs is not None:
-        taken.refuse(
+        translation.refuse(
             "num_train_epochs",
             "the examples cannot be counted; give --train.max_steps",
             "无法统计样本数；请给出 --train.max_steps",
         )
-    warmup = taken.get("warmup_steps")
-    max_steps = taken.recipe.get("train", {}).get("max_steps")
+    warmup = translation.get("warmup_steps")
+    max_steps = translation.recipe.get("train", {}).get("max_steps")
     if warmup and max_steps:
-        taken.take("warmup_steps", "train.warmup", round(min(warmup / max_steps, 1), 4))
+        translation.take(
+            "warmup_steps", "train.warmup", round(min(warmup / max_steps, 1), 4)
+        )
 
 
-def note_the_rest(taken: Taken) -> None:
+def note_the_rest(translation: Translation) -> None:
     """Note every key that nothing was made of."""
-    for key, value in taken.given.items():
-        if key in taken.notes:
+    for key, value in translation.settings.items():
+        if key in translation.notes:
             continue
         if key in NEEDLESS:
-            taken.refuse(key, "not needed here", "此处不需要")
+            translation.refuse(key, "not needed here", "此处不需要")
         elif value in (None, False, "", [], 0):
-            taken.refuse(key, "it is off", "未启用")
+            translation.refuse(key, "it is off", "未启用")
         else:
-            taken.refuse(key, "there is no such setting here", "此处没有这项设置")
+            translation.refuse(key, "there is no such setting here", "此处没有这项设置")
