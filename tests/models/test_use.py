@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from miaobi.models import use
+from miaobi.models import encoders, use
 
+ENCODER = encoders.Name("use-multilingual", ())
 TEXTS = [
     "想退货怎么退款？",
     "How do I get a refund?",
@@ -126,7 +127,7 @@ def test_vectors_are_the_packages(pack: Callable[[str], Path]) -> None:
     weights = pack("use-multilingual") / "weights.npz"
     with np.load(weights, allow_pickle=False) as stored:
         arrays = dict(stored)
-    folder = use.unpacked()
+    folder = encoders.folder(ENCODER)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder).eval()
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -153,7 +154,9 @@ TOKENS = {
 
 def test_tokens_are_the_packages(pack: Callable[[str], Path]) -> None:
     pack("use-multilingual")
-    tokenizer = AutoTokenizer.from_pretrained(use.unpacked(), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        encoders.folder(ENCODER), local_files_only=True
+    )
     assert {text: tokenizer(text).input_ids for text in TOKENS} == TOKENS
     first = tokenizer("想").input_ids
     second = tokenizer("退货").input_ids

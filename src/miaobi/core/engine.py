@@ -65,7 +65,9 @@ class Weights:
     """The model's name for people."""
     version: str = ""
     family: str = ""
-    """For bundles: the family that wrote it."""
+    """For bundles: the family that wrote it. For a packaged encoder: its name among the
+    starter packs, whatever it is served as.
+    """
     modality: str = "text"
     """What the model makes: "text", "image"."""
 

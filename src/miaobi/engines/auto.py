@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from miaobi.core import gguf
 from miaobi.core.engine import Abilities, EngineModule, Weights
-from miaobi.core.errors import MiaobiError, MissingPart, NotFound, Unsupported
+from miaobi.core.errors import MiaobiError, MissingPart, Unsupported
 from miaobi.core.files import home
 from miaobi.core.language import say
 from miaobi.engines import engines
@@ -121,20 +121,6 @@ def choose(
     if not ranks:
         raise _no_engine(weights, commands)
     return max(ranks).name
-
-
-def modality_of(form: str) -> str:
-    """Return what weights of a format make that one engine alone reads.
-
-    Raises NotFound where no engine reads it.
-    """
-    for name in engines.names():
-        module = engines.get(name)
-        if form in module.FORMATS:
-            return module.TAKES.makes
-    raise NotFound(
-        say(f"No engine reads the format {form!r}.", f"没有引擎支持格式 {form!r}。")
-    )
 
 
 def _serves(abilities: Abilities, weights: Weights, needs: Collection[str]) -> bool:

@@ -22,7 +22,7 @@ from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.data import packs
 from miaobi.data.text.tokenizer.gguf import pre_tokenizer_of
-from miaobi.models import chat
+from miaobi.models import chat, encoders
 from miaobi.models.weights import find, read_json, refuse_foreign_code
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Base:
         """Its own, in Transformers' fast form. Raises Unsupported where it has none."""
         from transformers import AutoTokenizer
 
-        self._register()
+        self.register()
         try:
             return AutoTokenizer.from_pretrained(
                 self.folder, local_files_only=True, use_fast=True
@@ -123,7 +123,7 @@ class Base:
         """Its chat template, if it has one."""
         return chat.from_folder(self.folder)
 
-    def _register(self) -> None:
+    def register(self) -> None:
         """Make a model of models/use known to Transformers."""
         if self.config.get("model_type") == USE:
             # The module registers its own class and those that it imports.
@@ -137,7 +137,7 @@ class Base:
             settings: override config.json.
         """
         refuse_foreign_code(self.config, self.name)
-        self._register()
+        self.register()
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -165,15 +165,15 @@ def open_base(name: str) -> Base:
 
     Raises NotFound with the nearest names, Unsupported for what cannot be tuned.
     """
+    encoder = encoders.parse(name)
+    if encoder is not None:
+        folder = encoders.folder(encoder)
+        weights = Weights("transformers", str(folder), name, modality="labels")
+        return Base(weights, folder)
     pack = packs.catalogue().get(name)
-    if pack is not None and pack.format in ("base", "part"):
+    if pack is not None and pack.format == "part":
         path = packs.path(name)
-        if pack.format == "part":
-            return Base(Weights("part", str(path), name, modality="labels"), path)
-        from miaobi.models import use  # the only one so far
-
-        weights = Weights("transformers", str(path), name, modality="labels")
-        return Base(weights, use.unpacked())
+        return Base(Weights("part", str(path), name, modality="labels"), path)
     weights = find(name)
     if weights.format == "gguf":
         return Base(weights, _dequantised(weights))

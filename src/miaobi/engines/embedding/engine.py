@@ -114,6 +114,6 @@ def _learner(weights: Weights) -> embedding.Embedder:
     """The task's learner, which tokenises and encodes."""
     if weights.format != "base":
         return cast(embedding.Embedder, learner_of(open_tuned(weights)))
-    learner = embedding.learner(open_base(weights.name), {}, EmbeddingHead())
+    learner = embedding.learner(open_base(weights.family), {}, EmbeddingHead())
     learner.eval()
     return learner

@@ -1,4 +1,4 @@
-"""The starter packs that are models: smollm2, qwen2.5-0.5b."""
+"""The starter packs that are models: smollm2, e5-small, e5-small:en+zh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from miaobi.core.engine import Weights
 from miaobi.core.errors import Unsupported, nearest
 from miaobi.core.language import say
 from miaobi.data import packs
+from miaobi.models import encoders
 from miaobi.models.weights import of_path
 
 
@@ -14,22 +15,17 @@ def resolve(name: str) -> Weights | None:
 
     Raises Unsupported for one that makes nothing by itself.
     """
+    encoder = encoders.parse(name)
+    if encoder is not None:
+        return encoders.weights_of(encoder)
     if name not in names():
         return None
     pack = packs.get(name)
-    if pack.format == "base":
-        raise Unsupported(
-            say(
-                f"{name} is a base to tune; by itself it makes nothing.",
-                f"{name} 是用于微调的基础模型，本身不能生成内容。",
-            ),
-            f"miaobi finetune --base {name} --task text-classification --data mine.csv --name mine",
-        )
     if pack.format == "part":
         models = [
             other
             for other in names()
-            if packs.get(other).format not in ("part", "base")
+            if packs.get(other).format not in ("part", encoders.FORMAT)
         ]
         raise Unsupported(
             say(

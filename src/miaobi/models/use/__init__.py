@@ -21,6 +21,7 @@ eight bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,10 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import logging
 
-from miaobi.core.files import home, write_beside
-from miaobi.data import packs
-from miaobi.data.cache import locked_folder
 from miaobi.data.text.tokenizer.sentencepiece import transformers_tokenizer
 
-PACK = "use-multilingual"
-FORMAT = 3
+LANGUAGES: Sequence[str] = ()
+"""Those that the vocabulary may be pruned to: none."""
 BRANCHES = ((2, 0), (3, 1), (5, 2))
 """(tokens in a window, how many of them are before the token)."""
 CHUNKS = 17
@@ -319,32 +317,24 @@ AutoModelForSequenceClassification.register(UseConfig, UseForSequenceClassificat
 AutoModelForTokenClassification.register(UseConfig, UseForTokenClassification)
 
 
-def unpacked() -> Path:
-    """Return the packaged weights and tokenizer as a Transformers folder.
+def convert(source: Path, target: Path, languages: Sequence[str] = ()) -> None:
+    """Write the packaged weights and tokenizer as a Transformers folder.
 
-    It is written once, under $MIAOBI_HOME/converted.
+    Args:
+        source: the package's folder of resources.
+        target: the folder.
+        languages: none; the vocabulary is that of all.
     """
-    root = home() / "converted"
-    root.mkdir(parents=True, exist_ok=True)
-    with locked_folder(
-        root, f"{PACK}-{packs.get(PACK).content[:16]}-{FORMAT}"
-    ) as target:
-        if not target.exists():
-            _unpack(packs.path(PACK), target)
-    return target
-
-
-def _unpack(resources: Path, target: Path) -> None:
-    with np.load(resources / "weights.npz", allow_pickle=False) as stored:
+    assert not languages
+    with np.load(source / "weights.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = UseModel(UseConfig(layer_norm_eps=float(arrays["eps"])))
     model.load_state_dict(state(arrays), strict=False)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    with write_beside(target) as draft:
-        model.save_pretrained(draft)
-        transformers_tokenizer(resources / "sp.model").save_pretrained(draft)
+    model.save_pretrained(target)
+    transformers_tokenizer(source / "sp.model").save_pretrained(target)
 
 
 def state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:

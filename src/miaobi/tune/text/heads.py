@@ -52,11 +52,12 @@ def with_head(
                 f"{base.name} 不是 Transformers 支持的文本模型。",
             ),
             say(
-                "Choose an encoder (BERT, use-multilingual ...) or a causal "
+                "Choose an encoder (e5-small, use-multilingual, BERT ...) or a causal "
                 "language model (smollm2, one trained by `miaobi train`).",
-                "请选用编码器（BERT、use-multilingual 等）或因果语言模型（smollm2，或由 `miaobi train` 训练的模型）。",
+                "请选用编码器（e5-small、BERT 等）或因果语言模型（smollm2，或由 `miaobi train` 训练的模型）。",
             ),
         )
+    base.register()
     config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
     settings["pad_token_id"] = padding_of(base.tokenizer)
     for name, value in settings.items():
