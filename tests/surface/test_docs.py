@@ -55,6 +55,8 @@ def test_commands_are_known(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
         argv = [word for word in argv if word != "--json"]
         if {"--resume", "--continue"} & set(argv):
             continue  # what it goes on with is not here
+        if any(word.endswith(".recipe.yaml") for word in argv):
+            continue  # miaobi import writes it
         has_recipe = any(word.endswith(".yaml") for word in argv)
         if name == "finetune" and not has_recipe and "--task" not in argv:
             argv += ["--task", "chat"]  # else it would look into the data
