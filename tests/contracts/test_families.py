@@ -60,6 +60,8 @@ class Counting:
 SUITES = {
     "tokens": "tests/contracts/test_families.py",
     "pictures": "tests/contracts/test_image_families.py",
+    "masked": "tests/contracts/test_reading_families.py",
+    "pairs": "tests/contracts/test_reading_families.py",
 }
 """Which suite runs over the families of a data set."""
 

@@ -14,7 +14,9 @@ datasets: Registry[DatasetModule] = Registry(
     "datasets",
     {
         "pictures": "miaobi.data.image.prepared",
+        "pairs": "miaobi.data.text.pairs",
         "tokens": "miaobi.data.text.tokens",
+        "masked": "miaobi.data.text.masked",
     },
 )
 """The order counts: the first that holds a path inspects it, and `tokens` takes every
@@ -31,6 +33,7 @@ readers: Registry[Callable[..., Iterator[Any]]] = Registry(
         "image/side-by-side": "miaobi.data.image.pairs:side_by_side",
         "image/tables": "miaobi.data.image.tables:read",
         "image/idx": "miaobi.data.image.idx:read",
+        "labelled/gettext": "miaobi.data.labelled.gettext:read",
         "labelled/texts": "miaobi.data.labelled.texts:texts",
         "labelled/tagged": "miaobi.data.labelled.tagged:read",
         "labelled/squad": "miaobi.data.labelled.squad:read",

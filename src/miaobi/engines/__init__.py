@@ -18,6 +18,7 @@ engines: Registry[EngineModule] = Registry(
         "remote": "miaobi.engines.remote",
         "pictures": "miaobi.engines.families",
         "diffusers": "miaobi.engines.diffusers",
+        "fills": "miaobi.engines.fills",
         "embedding": "miaobi.engines.embedding",
         "styletransfer": "miaobi.engines.styletransfer",
         "tuned": "miaobi.engines.tuned",

@@ -14,6 +14,8 @@ families: Registry[Family] = Registry(
     {
         "gpt": "miaobi.families.gpt",
         "lstm": "miaobi.families.lstm",
+        "bert": "miaobi.families.bert",
+        "seq2seq": "miaobi.families.seq2seq",
         "vae": "miaobi.families.vae",
         "vq": "miaobi.families.vq",
         "gan": "miaobi.families.gan",

@@ -13,6 +13,27 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 
 
+def default_heads(hidden_size: int) -> int:
+    """Return the attention heads of a width: 32 wide up to 256, 64 wide above."""
+    head_width = 32 if hidden_size <= 256 else 64
+    return max(1, hidden_size // head_width)
+
+
+def check_heads(hidden_size: int, heads: int) -> None:
+    """Raise BadInput for a width that does not divide into heads of even width."""
+    if hidden_size % (2 * heads):
+        raise BadInput(
+            say(
+                f"model.hidden_size {hidden_size} does not divide into {heads} heads of even width.",
+                f"model.hidden_size {hidden_size} 不能分成 {heads} 个宽度为偶数的头。",
+            ),
+            say(
+                "Choose num_heads so that hidden_size / num_heads is even.",
+                "请选择 num_heads，使 hidden_size / num_heads 为偶数。",
+            ),
+        )
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     num_layers: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -37,8 +58,7 @@ class GPTConfig:
 
     @property
     def heads(self) -> int:
-        head_width = 32 if self.hidden_size <= 256 else 64
-        return self.num_heads or max(1, self.hidden_size // head_width)
+        return self.num_heads or default_heads(self.hidden_size)
 
     @property
     def kv_heads(self) -> int:
@@ -49,17 +69,7 @@ class GPTConfig:
         return self.intermediate_size or -(-self.hidden_size * 8 // 3 // 32) * 32
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.heads):
-            raise BadInput(
-                say(
-                    f"model.hidden_size {self.hidden_size} does not divide into {self.heads} heads of even width.",
-                    f"model.hidden_size {self.hidden_size} 不能分成 {self.heads} 个宽度为偶数的头。",
-                ),
-                say(
-                    "Choose num_heads so that hidden_size / num_heads is even.",
-                    "请选择 num_heads，使 hidden_size / num_heads 为偶数。",
-                ),
-            )
+        check_heads(self.hidden_size, self.heads)
         if self.heads % self.kv_heads:
             raise BadInput(
                 say(
@@ -83,6 +93,62 @@ class LSTMConfig:
     """Width of the embedding that input and output share."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """On the embedding, between layers, and before the output."""
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Blocks."""
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Width of the residual stream."""
+    num_heads: Annotated[int, Field(ge=0)] = 0
+    """Attention heads; 0 for one per 32 of width up to 256, one per 64 above."""
+    intermediate_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Width inside the feed-forward layer; 0 for four times hidden_size."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On embeddings and on what each block adds; pre-training on much text needs none."""
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or default_heads(self.hidden_size)
+
+    @property
+    def inner(self) -> int:
+        return self.intermediate_size or 4 * self.hidden_size
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_size, self.heads)
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig:
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Blocks of the encoder, and of the decoder."""
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Width of the residual stream."""
+    num_heads: Annotated[int, Field(ge=0)] = 0
+    """Attention heads; 0 for one per 32 of width up to 256, one per 64 above."""
+    intermediate_size: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Width inside the feed-forward layer; 0 for four times hidden_size."""
+    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
+    """sinusoidal: vectors added to the embeddings, the layout of Marian, which
+    Transformers opens. rotary: rotations in self-attention; opened here alone.
+    """
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """On embeddings and on what each block adds."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of each target that is spread over the whole vocabulary; training only."""
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads or default_heads(self.hidden_size)
+
+    @property
+    def inner(self) -> int:
+        return self.intermediate_size or 4 * self.hidden_size
+
+    def __post_init__(self) -> None:
+        check_heads(self.hidden_size, self.heads)
 
 
 @dataclass(frozen=True)
@@ -201,5 +267,14 @@ class Pix2PixConfig:
     """At the smallest size."""
 
 
-CONFIGS = (GPTConfig, LSTMConfig, VAEConfig, VQConfig, GANConfig, Pix2PixConfig)
+CONFIGS = (
+    GPTConfig,
+    LSTMConfig,
+    BERTConfig,
+    Seq2SeqConfig,
+    VAEConfig,
+    VQConfig,
+    GANConfig,
+    Pix2PixConfig,
+)
 """Those of all built-in families."""

@@ -18,6 +18,8 @@ Shapes: B texts, T queries, S keys, C the width of the model, D that of a head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -114,7 +116,7 @@ def attention_map(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
 
     For pictures; `Attention.mix` never makes it, which is quicker.
     """
-    scores_BHTS = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    scores_BHTS = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if mask is not None:
         scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf"))
     return scores_BHTS.softmax(-1)
@@ -133,7 +135,8 @@ def padding_mask(lengths: Tensor, width: int) -> Tensor:
 
 def frequencies(width: int, theta: float) -> Tensor:
     """Return θ^(-2i/D) for i < D/2: radians by which a position rotates pair (i, i + D/2)."""
-    return theta ** (-torch.arange(0, width, 2).float() / width)
+    exponents = -torch.arange(0, width, 2).float() / width
+    return torch.pow(theta, exponents)
 
 
 def rotary(length: int, width: int, theta: float) -> Rotation:

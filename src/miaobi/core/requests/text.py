@@ -87,6 +87,10 @@ class TextRequest(Request):
     """End before any of these strings."""
     num_beams: int = between(1, 64, 1)
     """Above 1: beam search for the likeliest text, without sampling."""
+    length_penalty: float = between(-10, 10, 1.0)
+    """For beam search: texts are ranked by log-probability / length ** this. Above 1
+    prefers longer ones, below 1 shorter ones.
+    """
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Token id to a number added to its logit; -100 bans, 100 forces."""
     logprobs: int | None = between(0, 20, None)
@@ -143,6 +147,15 @@ class TextRequest(Request):
             )
         if self.num_beams > 1:
             self._check_beams()
+        elif self.length_penalty != 1:
+            raise BadInput(
+                say(
+                    f"length_penalty is {self.length_penalty:g}, but there is no beam search.",
+                    f"length_penalty 为 {self.length_penalty:g}，但没有使用集束搜索。",
+                ),
+                say("Set num_beams to 2 or more.", "请把 num_beams 设为 2 或更大。"),
+                field="length_penalty",
+            )
 
     def _check_beams(self) -> None:
         for name, neutral in NEUTRAL_CUTS.items():

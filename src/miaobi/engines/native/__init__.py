@@ -29,8 +29,8 @@ ABILITIES = Abilities(
     tokenize=True,
     checks={"json_schema": constraint.check},
 )
-
-
+ENCODERS = ("bert",)
+"""Families that read texts and do not continue them; engines of their own run them."""
 GGUF_ARCHITECTURES = (
     "llama",
     "qwen2",
@@ -55,7 +55,7 @@ def installed() -> str | None:
 def reads(weights: Weights) -> bool:
     if weights.family == FAMILY:
         return open_tuned(weights).writes
-    if weights.modality != TAKES.makes:
+    if weights.modality != TAKES.makes or weights.family in ENCODERS:
         return False
     return weights.format != "gguf" or gguf_fits(weights.path)
 

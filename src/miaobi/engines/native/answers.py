@@ -178,9 +178,10 @@ class Beam:
     """Sum of log-probabilities."""
     logprobs: tuple[TokenLogprob, ...] = ()
 
-    @property
-    def mean_score(self) -> float:
-        return self.score / len(self.ids)
+    def ranking(self, length_penalty: float) -> float:
+        """Return Σ log p / length ** penalty: with 1 the mean, with 0 the sum."""
+        ranking: float = self.score / len(self.ids) ** length_penalty
+        return ranking
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,11 @@ class FinishedBeam:
 
 
 class BeamAnswers:
-    """Beam search for the n likeliest of num_beams texts, scored by mean log-probability.
+    """Beam search for the n likeliest of num_beams texts.
 
-    As Transformers' `generate(num_beams=...)` with length_penalty 1 and early_stopping
-    False. No text can leave before the search ends: a beam that leads now may lose.
+    They are ranked by Σ log p / length ** length_penalty (Wu et al. 2016,
+    arXiv:1609.08144, with a simpler length), as by Transformers' `generate(num_beams=...)`
+    with early_stopping False. No text can leave before the search ends: a beam that leads now may lose.
     Args as those of SampledAnswers.
     """
 
@@ -262,7 +264,8 @@ class BeamAnswers:
     def _finish(self, beam: Beam, finish: FinishReason) -> None:
         """Keep a finished beam if it is among the best."""
         self._finished.append(FinishedBeam(beam, finish))
-        self._finished.sort(key=lambda finished: -finished.beam.mean_score)
+        penalty = self.request.length_penalty
+        self._finished.sort(key=lambda finished: -finished.beam.ranking(penalty))
         del self._finished[self.width :]
 
     def _search_is_over(self) -> bool:
@@ -272,7 +275,9 @@ class BeamAnswers:
             return True
         if len(self._finished) < self.width:
             return False
-        return self._finished[-1].beam.mean_score >= self._beams[0].mean_score
+        penalty = self.request.length_penalty
+        worst = self._finished[-1].beam.ranking(penalty)
+        return worst >= self._beams[0].ranking(penalty)
 
     def _chunks(self) -> list[Chunk]:
         best = self._finished[: self.request.n]

@@ -27,8 +27,13 @@ from miaobi.engines.native.decoders import (
     Layer,
     RecurrentDecoder,
 )
+from miaobi.engines.native.encoder_decoder import (
+    EncoderDecoderDecoder,
+    SourceTokenizer,
+)
 from miaobi.engines.text.tokenizer import Tokenizer
 from miaobi.families import families
+from miaobi.families.seq2seq import EncoderDecoder
 from miaobi.models import chat, merging
 from miaobi.models import tuned as opening
 from miaobi.models.base import open_base
@@ -71,6 +76,10 @@ class Checkpoint:
     chat: chat.ChatTemplate | None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     """By the names that they were opened with."""
+    start_ids: list[int] | None = None
+    """What an answer begins with, where the prompt is a source with a context of its
+    own; None where the answer continues the prompt.
+    """
 
 
 def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
@@ -86,6 +95,8 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
     folder = weights.path
     if weights.format == "bundle":
         module = families.get(weights.family).load(folder)
+        if isinstance(module, EncoderDecoder):
+            return _load_encoder_decoder(weights, module.to(device, dtype))
     else:
         module = load_transformers(folder, dtype)
     return _checkpoint(
@@ -94,6 +105,21 @@ def load(weights: Weights, device: str, dtype: torch.dtype) -> Checkpoint:
         _open_tokenizer(folder),
         _settings(folder),
         chat.from_folder(folder),
+    )
+
+
+def _load_encoder_decoder(weights: Weights, module: EncoderDecoder) -> Checkpoint:
+    spec = module.spec
+    plain = _open_tokenizer(weights.path)
+    return Checkpoint(
+        weights.name,
+        EncoderDecoderDecoder(module),
+        SourceTokenizer(plain.tokenizer, module),
+        eos_ids=frozenset([spec.eos_id]),
+        bos_ids=[],
+        context_length=spec.target_length,
+        chat=None,
+        start_ids=[spec.pad_id],
     )
 
 

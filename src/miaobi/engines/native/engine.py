@@ -199,6 +199,8 @@ class NativeEngine:
         if not constraint.spells_json(checkpoint.tokenizer.table):
             controls = abilities.controls - {"json_schema"}
             abilities = replace(abilities, controls=controls)
+        if checkpoint.start_ids is not None:
+            abilities = replace(abilities, score=False)
         self.abilities = with_template(abilities, checkpoint.chat)
         self.context_length = checkpoint.context_length
         self.chat = checkpoint.chat
@@ -298,6 +300,8 @@ class NativeEngine:
 
     def _answers(self, request: TextRequest, prompt: list[int]) -> Answers:
         """Raise BadInput for a prompt that fills the context."""
+        if self.checkpoint.start_ids is not None:
+            prompt = self.checkpoint.start_ids
         context_left = self.context_length - len(prompt)
         if context_left < 1:
             raise context_error(len(prompt), self.context_length)

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from miaobi.data.encoding import raise_problem
+from miaobi.data.labelled import gettext
 from miaobi.data.text.documents import Document
 
 HEADING = re.compile(r"^.+\n[=-]{4,}\s*$", re.M)
-FUZZY = re.compile(r"^#,.*\bfuzzy\b", re.M)
 REFERENCE = re.compile(
     r"(?:\(?\w+\)? )?(?:variant of|see|used in|abbr\. for) |surname "
 )
@@ -34,33 +35,34 @@ def django_locale(folder: Path) -> Iterator[Document]:
     """
     seen = set[tuple[str, str]]()
     for file in sorted(folder.rglob("zh_Hans/LC_MESSAGES/*.po")):
-        for entry in _gettext_entries(file.read_text(encoding="utf-8")):
-            english = entry.get("msgid_plural", entry["msgid"]).strip()
-            chinese = entry.get("msgstr", entry.get("msgstr[0]", "")).strip()
-            is_translated = english and chinese and english != chinese
-            if is_translated and (english, chinese) not in seen:
-                seen.add((english, chinese))
+        for message in gettext.messages(file, raise_problem):
+            pair = message.original, message.translation
+            if pair not in seen:
+                seen.add(pair)
+                english, chinese = pair
                 meta = {"zh": chinese, "en": english}
                 yield Document(f"{chinese}\n{english}", meta=meta)
 
 
-def _gettext_entries(text: str) -> Iterator[Mapping[str, str]]:
-    """The entries of a gettext catalogue by keyword, without those marked fuzzy (GNU
-    gettext manual, The Format of PO Files).
+def debian_translations(folder: Path) -> Iterator[Document]:
+    """Yield messages of Debian's programs in English and a further language.
+
+    Each names its package, whose copyright file lies beside the catalogues. Letters
+    that call a menu's entry are taken out; repeated pairs of a package come once.
     """
-    for block in re.split(r"\n\s*\n", text):
-        if FUZZY.search(block):
-            continue
-        entry = dict[str, str]()
-        keyword = ""
-        for line in block.splitlines():
-            if line.startswith('"'):
-                entry[keyword] += ast.literal_eval(line)
-            elif line.startswith("msg"):
-                keyword, _, value = line.partition(" ")
-                entry[keyword] = ast.literal_eval(value)
-        if "msgid" in entry:
-            yield entry
+    for package in sorted(folder.glob("**/usr")):
+        copyright_file = next(package.glob("share/doc/*/copyright"))
+        name = copyright_file.parent.name
+        seen = set[tuple[str, str]]()
+        for file in gettext.catalogues(package):
+            language = gettext.language_of(file)
+            for message in gettext.messages(file, raise_problem):
+                pair = gettext.without_accelerators(message)
+                if pair not in seen:
+                    seen.add(pair)
+                    english, other = pair
+                    meta = {language: other, "en": english, "package": name}
+                    yield Document(f"{other}\n{english}", meta=meta)
 
 
 def cedict(folder: Path) -> Iterator[Document]:

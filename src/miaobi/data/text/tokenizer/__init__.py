@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaobi.data.text.tokenizer.building import characters, train_bpe
+from miaobi.data.text.tokenizer.building import characters, train_bpe, with_specials
 from miaobi.data.text.tokenizer.byte_level import (
     BYTES,
     CHAT_TEMPLATE,
@@ -32,6 +32,7 @@ __all__ = [
     "characters",
     "load",
     "train_bpe",
+    "with_specials",
 ]
 
 

@@ -8,13 +8,14 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, trainers
+from tokenizers import AddedToken, decoders, models, processors, trainers
 from tokenizers import Tokenizer as Backend
 
-from miaobi.core.errors import BadInput
+from miaobi.core.errors import BadInput, Unsupported
 from miaobi.core.language import say
 from miaobi.data.text.tokenizer.byte_level import (
     END_OF_TEXT,
@@ -78,6 +79,47 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     parts = (part for text in texts for part in slices(text))
     backend.train_from_iterator(parts, trainer)
     return _finished(backend, "bpe")
+
+
+def with_specials(
+    tokenizer: Tokenizer,
+    specials: Sequence[str],
+    roles: Mapping[str, str],
+    *,
+    single: str,
+    pair: str,
+) -> Tokenizer:
+    """Return a tokenizer with further special tokens behind its vocabulary.
+
+    Args:
+        tokenizer: stays as it is
+        specials: the tokens; they get the next numbers, in this order
+        roles: Transformers' names of some of them, such as mask_token
+        single: how Transformers puts a text between them: "[CLS] $A [SEP]"
+        pair: the same for two texts
+
+    Raises Unsupported where the vocabulary has one of them already.
+    """
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    for token in specials:
+        if backend.token_to_id(token) is not None:
+            raise Unsupported(
+                say(
+                    f"The tokenizer {tokenizer.name} has a token {token} already.",
+                    f"分词器 {tokenizer.name} 已有词元 {token}。",
+                ),
+                say("Use tokenizer: char or bpe.", "请使用 tokenizer: char 或 bpe。"),
+            )
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in specials]
+    )
+    named = [*specials, str(backend.id_to_token(tokenizer.end_id))]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=pair,
+        special_tokens=[(token, backend.token_to_id(token)) for token in named],
+    )
+    return replace(tokenizer, backend=backend, roles=roles)
 
 
 def _finished(backend: Backend, name: str) -> Tokenizer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -61,6 +61,10 @@ class Tokenizer:
     """In reports: "char", "bpe" or the pretrained one's name."""
     end_id: int
     """Precedes the first document and follows each: bos, eos and separator in one."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """Special tokens that a family has beside it, by Transformers' names: mask_token; ""
+    for one that it does not have.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -104,7 +108,8 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
         end = self.backend.id_to_token(self.end_id)
         roles = ("bos_token", "eos_token", "pad_token", "unk_token")
-        specials = dict.fromkeys(roles, end)
+        named = {**dict.fromkeys(roles, end), **self.roles}
+        specials = {role: token for role, token in named.items() if token}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "miaobi_name": self.name,
