@@ -62,6 +62,7 @@ SUITES = {
     "pictures": "tests/contracts/test_image_families.py",
     "masked": "tests/contracts/test_reading_families.py",
     "pairs": "tests/contracts/test_reading_families.py",
+    "sentences": "tests/contracts/test_sentence_families.py",
 }
 """Which suite runs over the families of a data set."""
 

@@ -17,6 +17,7 @@ datasets: Registry[DatasetModule] = Registry(
         "pairs": "miaobi.data.text.pairs",
         "tokens": "miaobi.data.text.tokens",
         "masked": "miaobi.data.text.masked",
+        "sentences": "miaobi.data.text.sentences",
     },
 )
 """The order counts: the first that holds a path inspects it, and `tokens` takes every
@@ -28,6 +29,7 @@ readers: Registry[Callable[..., Iterator[Any]]] = Registry(
     {
         "text/files": "miaobi.data.text.files:read",
         "text/pack": "miaobi.data.text.loaders:read",
+        "text/python": "miaobi.data.text.python_sources:read",
         "image/folder": "miaobi.data.image.folders:read",
         "image/pairs": "miaobi.data.image.pairs:read",
         "image/side-by-side": "miaobi.data.image.pairs:side_by_side",

@@ -3,7 +3,7 @@
 With many documents a document's own digest decides, so it stays in its split when
 others are added. With few, the smallest digests are assigned until the share is met.
 Where whole documents cannot meet it, as with one novel, the end of the text is cut off
-in one piece.
+in one piece. Documents of one work (the files of a package) stay together.
 """
 
 from __future__ import annotations
@@ -84,6 +84,25 @@ def assign(
         if not share / 2 <= reached <= share * 2:
             return Cut(int(total * (1 - validation - test)), int(total * (1 - test)))
     return splits
+
+
+def assign_works(
+    works: np.ndarray, lengths: np.ndarray, validation: float, test: float
+) -> np.ndarray | Cut:
+    """Return the split of each document, as `assign` does, where the documents of one
+    work stay together.
+
+    Args:
+        works: the digest of each document's work, uint64 [documents]
+        lengths: characters, int64 [documents]
+        validation: its share of the characters
+        test: its share of the characters
+    """
+    digests, numbers = np.unique(works, return_inverse=True)
+    sizes = np.zeros(len(digests), dtype=np.int64)
+    np.add.at(sizes, numbers, lengths)
+    assigned = assign(digests, sizes, validation, test)
+    return assigned if isinstance(assigned, Cut) else assigned[numbers]
 
 
 def _ranks(digests: np.ndarray, lengths: np.ndarray, share: float) -> np.ndarray:

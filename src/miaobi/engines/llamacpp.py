@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ from miaobi.core.machine import physical_cores
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.text import constraint, grammar
 from miaobi.engines.text.constraint import TextMatcher
+from miaobi.engines.text.filling import form_of, refuse_without
 from miaobi.models import chat, converted
+from miaobi.models.control_tokens import tokens_of_gguf
 
 FORMATS = ("gguf", "bundle")
 TAKES = TextRequest
@@ -52,6 +55,7 @@ ABILITIES = Abilities(
             "prompt",
             "prompt_ids",
             "messages",
+            "suffix",
             "max_new_tokens",
             "temperature",
             "top_k",
@@ -143,7 +147,10 @@ class LlamaCppEngine:
         self.slots = max(streams, MIN_SLOTS)
         self.chat = chat.from_gguf(header.metadata)
         self.chats = self.chat is not None
-        self.abilities = with_template(ABILITIES, self.chat)
+        self._form = form_of(header.metadata.get("tokenizer.ggml.tokens", ()))
+        self._control_tokens = tokens_of_gguf(header.metadata)
+        checks = {**ABILITIES.checks, "suffix": refuse_without(self._form, name)}
+        self.abilities = with_template(replace(ABILITIES, checks=checks), self.chat)
         self._vocabulary_size = len(header.metadata.get("tokenizer.ggml.tokens", ()))
         self.bos_token = chat.named_token(header.metadata, "bos") or None
         self.eos_token = chat.named_token(header.metadata, "eos") or None
@@ -193,6 +200,8 @@ class LlamaCppEngine:
         """
         if request.prompt_ids is not None:
             return self._known(request.prompt_ids)
+        if request.suffix is not None:
+            return self._fill_ids(request)
         if request.messages is None:
             return request.prompt or ""
         if self.chat is None:
@@ -202,6 +211,17 @@ class LlamaCppEngine:
             prompt = prompt.without_first(self.chat.bos_token)
         if not prompt.cuts:
             return prompt.text
+        return [*self._encode("", special=True), *prompt.encode(self._encode)]
+
+    def _fill_ids(self, request: TextRequest) -> list[int]:
+        """The prompt that asks to fill in between two texts. The server itself ends
+        answers at the tokens that end a fill (llama-vocab.cpp).
+        """
+        self.abilities.check("suffix", request.suffix)
+        assert self._form is not None
+        prompt = self._form.prompt(
+            request.prompt or "", request.suffix or "", self._control_tokens
+        )
         return [*self._encode("", special=True), *prompt.encode(self._encode)]
 
     def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:

@@ -33,6 +33,7 @@ ABILITIES = Abilities(
             "prompt",
             "prompt_ids",
             "messages",
+            "suffix",
             "max_new_tokens",
             "temperature",
             "top_p",
@@ -56,6 +57,7 @@ OWN_FORM = {
     "prompt",
     "prompt_ids",
     "messages",
+    "suffix",
     "json_schema",
     "logprobs",
     "max_new_tokens",
@@ -193,6 +195,8 @@ class RemoteEngine:
         if request.messages is None:
             ids = request.prompt_ids
             body["prompt"] = request.prompt if ids is None else list(ids)
+            if request.suffix is not None:
+                body["suffix"] = request.suffix
             if request.logprobs is not None:
                 body["logprobs"] = request.logprobs
         else:

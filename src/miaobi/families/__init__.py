@@ -16,6 +16,7 @@ families: Registry[Family] = Registry(
         "lstm": "miaobi.families.lstm",
         "bert": "miaobi.families.bert",
         "seq2seq": "miaobi.families.seq2seq",
+        "text_vae": "miaobi.families.text_vae",
         "vae": "miaobi.families.vae",
         "vq": "miaobi.families.vq",
         "gan": "miaobi.families.gan",

@@ -152,6 +152,28 @@ class Seq2SeqConfig:
 
 
 @dataclass(frozen=True)
+class TextVAEConfig:
+    latent_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Length of z."""
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Width of the state of encoder and decoder."""
+    embedding_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """Width of the embedding that encoder, decoder and output share."""
+    word_dropout: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of the words that the decoder does not see while it learns: the more, the
+    more it asks z.
+    """
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the KL term."""
+    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of the run over which the KL term's weight rises from 0."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.2
+    """Nats of each latent dimension that cost nothing: they keep all dimensions in use."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """On the embeddings, before z, and before the output."""
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     latent_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Length of z."""
@@ -272,6 +294,7 @@ CONFIGS = (
     LSTMConfig,
     BERTConfig,
     Seq2SeqConfig,
+    TextVAEConfig,
     VAEConfig,
     VQConfig,
     GANConfig,

@@ -6,17 +6,45 @@ L = -Σ_t log p(x_t | x_<t)   in nats, summed over the targets that are not mask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.core.artifacts import Artifact, Facts, Text
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.sample import TextSample
 
 MASKED = -100
+
+
+@runtime_checkable
+class SentenceLatents(Protocol):
+    """A model whose sentences come from points of a latent space: what `load` of such a
+    family returns. Texts are token ids without first and end token.
+    """
+
+    spec: TokenSpec
+    latent_shape: tuple[int, ...]
+
+    def encode(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the likeliest points [B, D] of texts, each of at least one token."""
+        ...
+
+    def decode(self, z: Tensor) -> list[list[int]]:
+        """Return the text at each point [B, D], the likeliest token at every step."""
+        ...
+
+    def bound(
+        self,
+        texts: Sequence[Sequence[int]],
+        samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return lower bounds on log p(x) in nats, [B], from `samples` draws of q(z|x)."""
+        ...
 
 
 class LanguageModel(Objective):

@@ -47,7 +47,7 @@ class TextRequest(Request):
     client_methods = "chat.completions.create, completions.create"
     answer = Text
     example = "--prompt ..."
-    asks = frozenset({"prompt", "prompt_ids", "messages"})
+    asks = frozenset({"prompt", "prompt_ids", "messages", "suffix"})
 
     prompt: str | None = None
     """Text to continue, as it stands."""
@@ -55,6 +55,10 @@ class TextRequest(Request):
     """The text to continue, as token ids of the model."""
     messages: tuple[Mapping[str, Any], ...] | None = None
     """A conversation: {"role": "user", "content": "..."} and so on."""
+    suffix: str | None = None
+    """What stands behind the text that is to be written: the model fills in between
+    `prompt` and this, where it was trained to (Bavarian et al. 2022, arXiv:2207.14255).
+    """
     max_new_tokens: int = between(1, 1_000_000, 256)
     """Stop after this many tokens."""
     min_new_tokens: int = between(0, 1_000_000, 0)
@@ -126,6 +130,18 @@ class TextRequest(Request):
                     "prompt 或 prompt_ids 用于续写，messages 用于对话，image 用于就图片提问。",
                 ),
             )
+        if self.suffix is not None and self.prompt is None:
+            raise BadInput(
+                say(
+                    "suffix stands behind a prompt, and there is none.",
+                    "suffix 位于 prompt 之后，但没有给出 prompt。",
+                ),
+                say(
+                    "Give what stands before it as prompt, which may be empty.",
+                    "请用 prompt 给出它之前的文本，可以为空。",
+                ),
+                field="suffix",
+            )
         if self.min_new_tokens > self.max_new_tokens:
             raise BadInput(
                 say(
@@ -185,7 +201,8 @@ class TextRequest(Request):
         """Return the request for a prompt or a conversation.
 
         A plain prompt is a user's message where the model chats, and the beginning of a
-        document where documents have one; with `raw` it is continued as it stands.
+        document where documents have one; with `raw` or before a suffix it is continued
+        as it stands.
         """
         if isinstance(ask, Request):
             raise cls.wrong_ask(ask, model.name)
@@ -196,7 +213,7 @@ class TextRequest(Request):
             return cls(**controls)
         if not isinstance(ask, str):
             return cls(messages=tuple(ask), **controls)
-        if raw:
+        if raw or controls.get("suffix") is not None:
             return cls(prompt=ask, **controls)
         if model.chats:
             message = {"role": "user", "content": ask}

@@ -9,6 +9,8 @@ from pydantic import Field
 
 SPLITS = ("train", "validation", "test")
 MANIFEST = "tokens.json"
+IGNORED = -100
+"""Target of a position that has none (PyTorch's ignore_index)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Config:
     """Share of the text that is held out to validate on."""
     test: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share that is held out to test on."""
+    fill_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training texts that are rearranged so that the model also learns to
+    fill in what stands between two parts (data/text/filling.py): 0.5 to 0.9 for code.
+    """
+    fill_suffix_first: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of these whose suffix comes before the prefix."""
     max_documents: Annotated[int, Field(ge=0)] = 0
     """Read only so many documents; 0 reads all."""
     strict: bool = True

@@ -30,6 +30,14 @@ class Special(str):
     """
 
 
+class Work(NamedTuple):
+    """What several documents are parts of, such as a package of sources."""
+
+    name: str
+    version: str = ""
+    licence: str = ""
+
+
 @dataclass(frozen=True)
 class Document:
     """One thing to learn from: text, or a prompt with its completion, or messages."""
@@ -43,6 +51,10 @@ class Document:
     continues: bool = False
     """The next document yielded is the next part of this one: how a file larger than
     memory passes through.
+    """
+    work: Work | None = None
+    """What it is a part of: all its documents go to one split, and its licence is kept
+    with the prepared data and the model.
     """
     only: str = ""
     """The task of fine-tuning that alone may learn this: answers that people judged, or

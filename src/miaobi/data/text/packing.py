@@ -37,10 +37,10 @@ from miaobi.data import packs
 from miaobi.data.cache import content_hash, locked_folder
 from miaobi.data.encoding import Problem
 from miaobi.data.progress import Bar, bar
-from miaobi.data.splitting import DROPPED, TRAIN, Cut, assign, check_shares
+from miaobi.data.splitting import DROPPED, TRAIN, Cut, assign_works, check_shares
 from miaobi.data.text import sources, tokenizer
 from miaobi.data.text.config import MANIFEST, SPLITS, Config
-from miaobi.data.text.documents import Special
+from miaobi.data.text.documents import Special, Work
 from miaobi.data.text.files import files_in
 from miaobi.data.text.tokenizer import Tokenizer
 
@@ -58,7 +58,15 @@ NAMED_PROBLEMS = 20
 """Problems that are kept by name; the others are counted."""
 SMALL_VOCABULARY = 1 << 16
 """Tokens up to which uint16 is enough."""
-NOT_IN_FINGERPRINT = {"context_length", "path", "pack", "source", "tokenizer"}
+NOT_IN_FINGERPRINT = {
+    "context_length",
+    "path",
+    "pack",
+    "source",
+    "tokenizer",
+    "fill_rate",
+    "fill_suffix_first",
+}
 """Settings that do not change the prepared files, or count by their content."""
 
 
@@ -161,11 +169,11 @@ class _Preparation:
         counts = _CharacterCounts()
         for document in sources.documents(self.config, self.report):
             text = document.training_text()
-            digests.add(text, document.continues)
+            digests.add(text, document.continues, document.work)
             if counts.add(text):
                 self.show_read(digests.characters)
-        assigned = assign(
-            np.frombuffer(digests.distinct, dtype=np.uint64),
+        assigned = assign_works(
+            np.frombuffer(digests.works, dtype=np.uint64),
             np.frombuffer(digests.lengths, dtype=np.int64),
             self.config.validation,
             self.config.test,
@@ -185,6 +193,7 @@ class _Preparation:
             "duplicates": int(repeated.sum()),
             "counts": counts.by_character(),
             "cut": cut,
+            "works": digests.named_works(),
             "problems": {"count": self.problems, "first": self.first_problems},
         }
         write_text(self.folder / "survey.json", json.dumps(survey))
@@ -290,6 +299,7 @@ class _Preparation:
             "splits": packed.splits,
             "duplicates": self.surveyed["duplicates"],
             "problems": self.surveyed["problems"],
+            "works": self.surveyed["works"],
             "config": asdict(self.config),
         }
         text = json.dumps(manifest, ensure_ascii=False, indent=1)
@@ -325,22 +335,27 @@ def _batches(texts: Iterator[Planned]) -> Iterator[tuple[list[Planned], bool]]:
 
 
 class _Digests:
-    """Digest and length of each distinct document, and which ones are repeated."""
+    """Length and work of each distinct document, and which ones are repeated."""
 
     def __init__(self) -> None:
-        self.distinct = array("Q")
+        self.works = array("Q")
+        """The digest of the work of each distinct document; its own where it has none."""
         self.lengths = array("q")
         """Characters of each distinct document."""
         self.repeated = bytearray()
         """For each document 1 where it occurred before."""
         self.characters = 0
         """Of all texts so far."""
+        self._named = dict[Work, int]()
+        """Characters of distinct documents from each work that has a name."""
         self._seen = set[int]()
         self._hash = hashlib.blake2b(digest_size=8)
         self._length = 0
 
-    def add(self, text: str, continues: bool) -> None:
-        """Take up a text; `continues` where the next one is a part of the same document."""
+    def add(self, text: str, continues: bool, work: Work | None = None) -> None:
+        """Take up a text of a work; `continues` where the next one is a part of the
+        same document.
+        """
         self._hash.update(text.encode())
         self._length += len(text)
         self.characters += len(text)
@@ -350,10 +365,24 @@ class _Digests:
         self.repeated.append(digest in self._seen)
         if digest not in self._seen:
             self._seen.add(digest)
-            self.distinct.append(digest)
+            self.works.append(digest if work is None else _digest_of(work))
             self.lengths.append(self._length)
+            if work is not None:
+                self._named[work] = self._named.get(work, 0) + self._length
         self._hash = hashlib.blake2b(digest_size=8)
         self._length = 0
+
+    def named_works(self) -> list[dict[str, Any]]:
+        """Return name, version, licence and characters of each work that has a name."""
+        return [
+            {**work._asdict(), "characters": characters}
+            for work, characters in self._named.items()
+        ]
+
+
+def _digest_of(work: Work) -> int:
+    name = hashlib.blake2b(work.name.encode(), digest_size=8)
+    return int.from_bytes(name.digest(), "big")
 
 
 class _CharacterCounts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput
@@ -14,6 +15,18 @@ from miaobi.data.encoding import Report
 from miaobi.data.text import files
 from miaobi.data.text.config import Config
 from miaobi.data.text.documents import Document
+
+
+@runtime_checkable
+class IdentifiesContent(Protocol):
+    """A reader of something else than text files."""
+
+    def identity(self, path: str, root: Path) -> str:
+        """Return a name for the content at `path`.
+
+        root: where the digests of files are remembered.
+        """
+        ...
 
 
 def name_of(config: Config) -> str:
@@ -96,5 +109,8 @@ def identity(config: Config, root: Path) -> str:
     source = name_of(config)
     if source == "pack":
         return packs.get(config.pack).identity
+    reader = readers.get(source, within="text/")
+    if isinstance(reader, IdentifiesContent):
+        return f"{source}:{reader.identity(config.path, root)}"
     path = storage.location(config.path)
     return f"{source}:{content_hash(path, files.files_in(path), root)}"

@@ -11,34 +11,36 @@ writes the files once for each content and configuration; later runs only map th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.cache import manifest
-from miaobi.data.text.config import MANIFEST, SPLITS, Config
+from miaobi.data.text.config import IGNORED, MANIFEST, SPLITS, Config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from miaobi.data.text.filling import Filling
     from miaobi.data.text.survey import TextSurvey
     from miaobi.data.text.tokenizer import Tokenizer
 
-__all__ = ["Config", "TokenSpec", "Tokens", "holds", "inspect", "prepare"]
+__all__ = ["IGNORED", "Config", "TokenSpec", "Tokens", "holds", "inspect", "prepare"]
 
 CONTENT = (
     "text: plain, JSONL, JSON, CSV or Parquet, each also gzip, or a folder of these",
     "文本：纯文本、JSONL、JSON、CSV 或 Parquet（均可为 gzip），或含这些文件的文件夹",
 )
 
-IGNORED = -100
-"""Target of a position that has none (PyTorch's ignore_index)."""
+WORKS = "works.json"
+"""What the training text was taken from, with licences, in a bundle."""
 TEMPLATE_SAMPLE = 1_000_000
 """Training tokens among which a conversation is looked for."""
 BLOCK = 1 << 24
@@ -70,7 +72,9 @@ def prepare(
     """
     from miaobi.data.text.packing import prepare_folder
 
-    return Tokens(prepare_folder(config, cache, progress), config.context_length)
+    folder = prepare_folder(config, cache, progress)
+    fill = Fill(config.fill_rate, config.fill_suffix_first)
+    return Tokens(folder, config.context_length, fill)
 
 
 def holds(path: Path) -> bool:
@@ -100,12 +104,23 @@ def inspect(
     )
 
 
+class Fill(NamedTuple):
+    """How much of the training text is rearranged for filling in; see text/filling.py."""
+
+    rate: float = 0.0
+    suffix_first: float = 0.0
+
+
+NO_FILL = Fill()
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """Prepared splits, memory-mapped. Batches are a pure function of (split, index, size, seed)."""
 
     folder: Path
     context_length: int
+    fill: Fill = NO_FILL
 
     def __post_init__(self) -> None:
         if self.context_length < 1:
@@ -135,8 +150,9 @@ class Tokens:
     @cached_property
     def spec(self) -> TokenSpec:
         end = self.meta["end_id"]
+        size = self.meta["vocab_size"]
         return TokenSpec(
-            vocab_size=self.meta["vocab_size"],
+            vocab_size=self.tokenizer.vocab_size if self.fill.rate else size,
             context_length=self.context_length,
             bos_id=end,
             eos_id=end,
@@ -146,13 +162,15 @@ class Tokens:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
+        from miaobi.data.text.filling import for_filling
         from miaobi.data.text.tokenizer import load
 
-        return load(self.folder / "tokenizer")
+        tokenizer = load(self.folder / "tokenizer")
+        return for_filling(tokenizer) if self.fill.rate else tokenizer
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files into a bundle; its chat template only where the
-        data held conversations.
+        data held conversations; the works with their licences where it names any.
 
         A model with a template reads a plain prompt as a question, which one that was
         trained on poems never saw.
@@ -164,6 +182,10 @@ class Tokens:
         sample = self._tokens("train")[:TEMPLATE_SAMPLE]
         if turn is None or not (sample == turn).any():
             (folder / "chat_template.jinja").unlink(missing_ok=True)
+        works = self.meta.get("works")  # data prepared before there were any is found
+        if works:
+            text = json.dumps(works, ensure_ascii=False, indent=1)
+            (folder / WORKS).write_text(text, encoding="utf-8")
 
     def count(self, split: str) -> int:
         """Return the targets in a split: its tokens without the very first, which
@@ -177,7 +199,7 @@ class Tokens:
 
         An epoch is a seeded permutation of non-overlapping windows, which begin at a
         seeded phase, so that the cuts fall elsewhere in every epoch. A window may span
-        documents.
+        documents. In training windows, texts may be rearranged (`fill`).
         """
         windows = self._windows(split)
         phases = self.count(split) - windows * self.context_length + 1
@@ -188,7 +210,12 @@ class Tokens:
             phase, order = _epoch(windows, phases, seed, epoch)
             rows = epochs == epoch
             starts[rows] = phase + order[within[rows]] * self.context_length
-        return self._gather(split, starts)
+        window = self._window(split, starts)
+        if self.fill.rate and split == "train":
+            for row, position in zip(window, positions.tolist(), strict=True):
+                draw = np.random.Generator(np.random.PCG64([seed, position]))
+                row[:] = self._filling.rearranged(row, draw)
+        return self._pairs(window)
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
         """Yield the whole split once, in order: every token but the first is a target
@@ -199,7 +226,7 @@ class Tokens:
         """
         starts = np.arange(0, self.count(split), self.context_length)
         for first in range(0, len(starts), size):
-            yield self._gather(split, starts[first : first + size])
+            yield self._pairs(self._window(split, starts[first : first + size]))
 
     def documents(self, split: str) -> Iterator[str]:
         """Yield the documents of a split as text, in the order of the source. Special
@@ -254,21 +281,28 @@ class Tokens:
             )
         return max(1, (targets - self.context_length + 1) // self.context_length)
 
-    def _gather(self, split: str, starts: np.ndarray) -> dict[str, Tensor]:
-        """Windows of inputs and of the tokens that follow them, beginning at `starts`."""
-        import torch
+    @cached_property
+    def _filling(self) -> Filling:
+        from miaobi.data.text.filling import Filling
 
+        return Filling(self.tokenizer, *self.fill)
+
+    def _window(self, split: str, starts: np.ndarray) -> np.ndarray:
+        """The tokens from each start on, int64 [starts, context_length + 1]; IGNORED
+        past the end of the split.
+        """
         tokens = self._tokens(split)
         positions = starts[:, None] + np.arange(self.context_length + 1)
         past_end = positions >= len(tokens)
-        if past_end.any():
-            inside = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int64)
-            window = np.where(past_end, IGNORED, inside)
-            ids = window[:, :-1]
-            ids = np.where(ids == IGNORED, self.meta["end_id"], ids)
-        else:
-            window = tokens[positions].astype(np.int64)
-            ids = window[:, :-1]
+        window = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int64)
+        return np.where(past_end, IGNORED, window) if past_end.any() else window
+
+    def _pairs(self, window: np.ndarray) -> dict[str, Tensor]:
+        """Inputs, and the tokens that follow them."""
+        import torch
+
+        ids = window[:, :-1]
+        ids = np.where(ids == IGNORED, self.meta["end_id"], ids)
         return {
             "ids": torch.from_numpy(np.ascontiguousarray(ids)),
             "targets": torch.from_numpy(np.ascontiguousarray(window[:, 1:])),

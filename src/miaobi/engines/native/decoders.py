@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,14 +34,20 @@ class Decoder(Protocol):
 
     joins: bool
     """Whether `join` is possible; if not, every request is stepped by itself."""
+    draws: bool
+    """Whether an answer begins with a draw of its own, from its seed, so that each of
+    several to one prompt is taken in by itself; such a model scores no texts.
+    """
 
     def prefill(
-        self, prompts: list[list[int]], adapters: list[str]
+        self, prompts: list[list[int]], adapters: list[str], seeds: list[int]
     ) -> tuple[Tensor, Any]:
         """Return the logits [B, V] after each prompt, and the state.
 
-        `adapters`: the one that answers each prompt; without effect on a model that has
-        none.
+        Args:
+            prompts: Token ids.
+            adapters: The one that answers each; without effect on a model that has none.
+            seeds: Of what each draws; without effect on a model that draws nothing.
         """
         ...
 
@@ -111,11 +117,13 @@ class CachedDecoder:
         plain_layers = all(type(layer) is DynamicLayer for layer in layers)
         self.joins = plain_layers and "position_ids" in parameters
 
+    draws = False
+
     def prefill(
-        self, prompts: list[list[int]], adapters: list[str]
+        self, prompts: list[list[int]], adapters: list[str], seeds: list[int]
     ) -> tuple[Tensor, CachedState]:
         if self._prefix and len(prompts) > 1:
-            return self._prefill_each(prompts, adapters)
+            return self._prefill_each(prompts, adapters, seeds)
         lengths = [self._prefix_length + len(prompt) for prompt in prompts]
         width = max(lengths)
         padded = [
@@ -127,12 +135,12 @@ class CachedDecoder:
         return self._forward(ids, state, width), state
 
     def _prefill_each(
-        self, prompts: list[list[int]], adapters: list[str]
+        self, prompts: list[list[int]], adapters: list[str], seeds: list[int]
     ) -> tuple[Tensor, CachedState]:
         """As `prefill`, one by one: padding must stand before the prefix, not behind it."""
         rows = [
-            self.prefill([prompt], [adapter])
-            for prompt, adapter in zip(prompts, adapters, strict=True)
+            self.prefill([prompt], [adapter], [seed])
+            for prompt, adapter, seed in zip(prompts, adapters, seeds, strict=True)
         ]
         logits = torch.cat([row_logits for row_logits, _ in rows])
         state = reduce(self.join, [row_state for _, row_state in rows])
@@ -217,6 +225,19 @@ RecurrentState = tuple[Tensor, ...]
 """Of a RecurrentDecoder with B rows: tensors [layers, B, D]."""
 
 
+@runtime_checkable
+class Draws(Protocol):
+    """A recurrent module whose texts come from points of a latent space."""
+
+    def draw(self, seeds: Sequence[int]) -> Tensor:
+        """Return a point for each seed, [B, D]."""
+        ...
+
+    def initial(self, z: Tensor) -> RecurrentState:
+        """Return the state before the first token, for points [B, D]."""
+        ...
+
+
 class RecurrentDecoder:
     """A module with `step(ids [B, T], state) -> (logits [B, T, V], state)`."""
 
@@ -225,14 +246,18 @@ class RecurrentDecoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device = next(model.parameters()).device
+        self.draws = isinstance(model, Draws)
 
     def prefill(
-        self, prompts: list[list[int]], adapters: list[str]
+        self, prompts: list[list[int]], adapters: list[str], seeds: list[int]
     ) -> tuple[Tensor, RecurrentState]:
         logits, states = [], []
-        for prompt in prompts:
+        for prompt, seed in zip(prompts, seeds, strict=True):
             ids = torch.tensor([prompt], device=self.device)
-            row_logits, state = self.model.step(ids, None)
+            first = None
+            if self.draws:
+                first = self.model.initial(self.model.draw([seed]))
+            row_logits, state = self.model.step(ids, first)
             logits.append(row_logits[:, -1])
             states.append(state)
         return torch.cat(logits).float(), _join_rows(states)

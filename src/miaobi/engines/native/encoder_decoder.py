@@ -78,13 +78,14 @@ class EncoderDecoderDecoder:
     """A `seq2seq` model as a Decoder: prompts are sources."""
 
     joins = True
+    draws = False
 
     def __init__(self, model: EncoderDecoder) -> None:
         self.model = model
         self.device = next(model.parameters()).device
 
     def prefill(
-        self, prompts: list[list[int]], adapters: list[str]
+        self, prompts: list[list[int]], adapters: list[str], seeds: list[int]
     ) -> tuple[Tensor, EncoderDecoderState]:
         spec = self.model.spec
         lengths = [len(prompt) for prompt in prompts]

@@ -42,6 +42,7 @@ from miaobi.engines.native.answers import (
 from miaobi.engines.native.checkpoints import Adapter, Checkpoint
 from miaobi.engines.native.decoders import BASE, Decoder
 from miaobi.engines.text import constraint
+from miaobi.engines.text.filling import form_of, refuse_without
 from miaobi.engines.text.streaming import TextStream
 
 
@@ -113,14 +114,22 @@ class Worker(threading.Thread):
     def _begin(self, jobs: list[Job]) -> None:
         """Take in the prompts of these jobs together, and make their first tokens."""
         try:
-            prompts = [job.prompt for job in jobs]
-            adapters = [job.adapter for job in jobs]
-            logits, state = self.decoder.prefill(prompts, adapters)
+            answers = [
+                (job, number) for job in jobs for number in range(self._draws_of(job))
+            ]
+            logits, state = self.decoder.prefill(
+                [job.prompt for job, _ in answers],
+                [job.adapter for job, _ in answers],
+                [(job.request.seed or 0) + number for job, number in answers],
+            )
             rows: list[int] = []
-            for index, job in enumerate(jobs):
+            first = 0
+            for job in jobs:
                 job.rows = job.answers.width
-                rows += [index] * job.rows
-            if len(rows) > len(jobs):
+                draws = self._draws_of(job)
+                rows += [first + number % draws for number in range(job.rows)]
+                first += draws
+            if len(rows) > first:
                 logits = logits[rows]
                 state = self.decoder.select(state, rows)
             batch = Batch(jobs, [], state)
@@ -129,6 +138,14 @@ class Worker(threading.Thread):
         except Exception as error:
             for job in jobs:
                 job.send(error)
+
+    def _draws_of(self, job: Job) -> int:
+        """How many rows a job's prompt is taken in for: one, or one an answer where
+        each begins with a draw of its own. The beams of a search share theirs.
+        """
+        if self.decoder.draws and job.request.num_beams == 1:
+            return job.request.n
+        return 1
 
     def _add(self, batch: Batch) -> None:
         if not (self.decoder.joins and self._batches):
@@ -199,8 +216,14 @@ class NativeEngine:
         if not constraint.spells_json(checkpoint.tokenizer.table):
             controls = abilities.controls - {"json_schema"}
             abilities = replace(abilities, controls=controls)
-        if checkpoint.start_ids is not None:
+        if checkpoint.start_ids is not None or checkpoint.decoder.draws:
             abilities = replace(abilities, score=False)
+        self._form = form_of(checkpoint.tokenizer.control_tokens.tokens)
+        checks = {
+            **abilities.checks,
+            "suffix": refuse_without(self._form, checkpoint.name),
+        }
+        abilities = replace(abilities, checks=checks)
         self.abilities = with_template(abilities, checkpoint.chat)
         self.context_length = checkpoint.context_length
         self.chat = checkpoint.chat
@@ -242,6 +265,8 @@ class NativeEngine:
         tokenizer = self.checkpoint.tokenizer
         if request.prompt_ids is not None:
             return self._known(request.prompt_ids)
+        if request.suffix is not None:
+            return self._fill_ids(request, special)
         if request.messages is None:
             return tokenizer.encode(request.prompt or "", special=special)
         template = self.chat
@@ -251,6 +276,28 @@ class NativeEngine:
             raise no_chat_error(request.adapter or self.checkpoint.name)
         prompt = template.render(request.messages, tools=request.tools or None)
         return prompt.encode(lambda text: tokenizer.encode(text, special=False))
+
+    def _fill_ids(self, request: TextRequest, special: bool) -> list[int]:
+        """The prompt that asks to fill in between two texts."""
+        self.abilities.check("suffix", request.suffix)
+        assert self._form is not None
+        tokenizer = self.checkpoint.tokenizer
+        prompt = self._form.prompt(
+            request.prompt or "",
+            request.suffix or "",
+            self.checkpoint.tokenizer.control_tokens,
+        )
+        first = tokenizer.encode("", special=special)
+        return first + prompt.encode(lambda text: tokenizer.encode(text, special=False))
+
+    def _vocabulary_for(self, request: TextRequest) -> Vocabulary:
+        """The model's tokens; those that end a fill too, where one is asked for."""
+        if request.suffix is None or self._form is None:
+            return self._vocabulary
+        backend = self.checkpoint.tokenizer.tokenizer
+        ends = (backend.token_to_id(token) for token in self._form.ends)
+        ids = {token for token in ends if token is not None}
+        return replace(self._vocabulary, eos_ids=self.checkpoint.eos_ids | ids)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         return self.checkpoint.tokenizer.decode(self._known(ids))
@@ -305,14 +352,15 @@ class NativeEngine:
         context_left = self.context_length - len(prompt)
         if context_left < 1:
             raise context_error(len(prompt), self.context_length)
+        vocabulary = self._vocabulary_for(request)
         if request.num_beams > 1:
             if request.json_schema is not None:
                 request.refuse("num_beams > 1", "json_schema")
-            return BeamAnswers(request, prompt, context_left, self._vocabulary)
+            return BeamAnswers(request, prompt, context_left, vocabulary)
         matchers = list[constraint.Matcher]()
         if request.json_schema is not None:
             matchers = self._constraint.matchers(request.json_schema, request.n)
-        return SampledAnswers(request, prompt, context_left, self._vocabulary, matchers)
+        return SampledAnswers(request, prompt, context_left, vocabulary, matchers)
 
     def score(
         self, text: str | Sequence[int], top_count: int | None = None

@@ -15,6 +15,7 @@ from miaobi.engines.text.detokenizer import (
     byte_level_table,
     sentencepiece_table,
 )
+from miaobi.models.control_tokens import ControlTokens
 
 if TYPE_CHECKING:
     import tokenizers
@@ -43,6 +44,12 @@ class Tokenizer:
         """The bytes of every token; None where the decoder is not made of bytes."""
         description = json.loads(self.tokenizer.to_str())
         return _byte_table(description, self.tokenizer)
+
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """What it reads as control tokens wherever a text spells them."""
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return ControlTokens.among({token.content: token.special for token in added})
 
     def detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""

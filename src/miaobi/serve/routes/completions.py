@@ -1,5 +1,6 @@
 """/v1/completions: texts to go on with, as they stand, in OpenAI's shapes. A model that
-was trained here begins a document with them.
+was trained here begins a document with them. With a suffix, a model that was trained to
+fills in between the two, as editors ask for.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ async def create(
     controls["max_new_tokens"] = max(1, length)
     if fields.logprobs is not None:
         controls["logprobs"] = fields.logprobs
+    if fields.suffix:
+        controls["suffix"] = fields.suffix
 
     def ask(model: Model) -> Sequence[TextRequest]:
         # A model that answers in a form of its own, a label, is asked no length.

@@ -180,11 +180,12 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class Completion(Sampling):
     """A text to go on with, as it stands: as text, or as token ids.
 
-    best_of: one answer is the best of one. suffix: nothing stands after the text.
+    best_of: one answer is the best of one. suffix: what stands behind the text, for
+    models that were trained to fill in; an empty one is none.
     """
 
     best_of: Literal[1] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None
     prompt: str | list[str] | Ids | list[Ids] = Field(min_length=0)
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -197,7 +198,30 @@ class Completion(Sampling):
                 400, say("prompt is empty.", "prompt 为空。"), param="prompt"
             )
         within("prompt", len(prompts) * self.answers, limits.n)
+        if self.suffix:
+            self._check_suffix(prompts)
         return prompts
+
+    def _check_suffix(self, prompts: list[str | list[int]]) -> None:
+        """Raise ApiError for fields that contradict a suffix."""
+        if self.echo:
+            raise ApiError(
+                400,
+                say(
+                    "suffix and echo cannot be used together.",
+                    "suffix 与 echo 不能同时使用。",
+                ),
+                param="echo",
+            )
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ApiError(
+                400,
+                say(
+                    "suffix stands behind a text; prompt holds token ids.",
+                    "suffix 位于文本之后，而 prompt 是词元编号。",
+                ),
+                param="suffix",
+            )
 
 
 def several(

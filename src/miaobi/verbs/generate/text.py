@@ -69,15 +69,18 @@ def text(
         )
     live = request.n == 1 and sys.stdout.isatty() and "--json" not in sys.argv
     options = {"adapters": request.adapter} if request.adapter else {}
+    controls = dict(request.controls())
+    if request.suffix is not None:
+        controls["suffix"] = request.suffix
     with load(
         model,
         engine=engine,
         streams=max(request.n, request.num_beams),
-        needs=request.controls(),
+        needs=controls,
         **options,
     ) as opened:
         prompt = request.prompt if request.messages is None else request.messages
-        full = opened.request(prompt, raw=raw, seed=request.seed, **request.controls())
+        full = opened.request(prompt, raw=raw, seed=request.seed, **controls)
         began = time.perf_counter()
         texts, tokens = _write(opened, full, live)
         seconds = time.perf_counter() - began

@@ -1,5 +1,5 @@
-"""Experiments with the latent space of a picture model. Each writes one labelled sheet
-or animation.
+"""Experiments with the latent space of a picture model, or of a model of sentences. Each
+writes one labelled sheet, animation or text.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def reconstruct(
     *,
     model: str,
     images: Path | None = None,
+    prompt: str | None = None,
     label: str | None = None,
     n: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 8,
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
@@ -41,7 +42,8 @@ def reconstruct(
     """Encode pictures and decode them again: the difference is what the latent space does not hold.
 
     Args:
-        model: A picture model that encodes (vae, vq), by its name in the store or its folder.
+        model: A model that encodes (vae, vq; text_vae), by its name in the store or its folder.
+        prompt: For a model of sentences: the sentence, instead of pictures.
         images: A picture or a folder of pictures; held-out pictures of the model's own
             data by default.
         label: Only pictures of this class; for conditional models also the class to condition on.
@@ -50,6 +52,11 @@ def reconstruct(
         out: File of the sheet (.png, .jpg, .webp); runs/latent/NAME-reconstruct.png
             by default, replaced each time.
     """
+    if prompt is not None:
+        from miaobi.verbs.latent import sentences
+
+        return sentences.reconstruct(model, prompt, out)
+
     from miaobi.nn.latents import decoded, encoded, rms
     from miaobi.provenance.sheet import sheet
     from miaobi.verbs.latent.lab import open_lab, sheet_pixels
@@ -83,27 +90,49 @@ def interpolate(
     model: str,
     start: str = "1",
     end: str = "2",
+    prompt: str | None = None,
+    to: str | None = None,
     path: Literal["spherical", "linear"] = "spherical",
     frames: Annotated[int, Field(ge=2, le=MAX_FRAMES)] = 16,
     label: str | None = None,
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0,
     out: Path | None = None,
 ) -> Experiment:
-    """Interpolate between two pictures, or between the pictures of two seeds.
+    """Interpolate between two pictures, between the pictures of two seeds, or between
+    two sentences.
 
     Args:
-        model: A picture model with a latent space (vae, vq, gan).
+        model: A model with a latent space (vae, vq, gan; text_vae for sentences).
         start: A picture file, or a seed as of `generate image --seed`. A model that
             cannot encode searches for the picture first.
         end: The same for the other end.
+        prompt: For a model of sentences: the sentence to start from.
+        to: For a model of sentences: the sentence to end at.
         path: spherical keeps to the shell where draws of a normal distribution lie
             (White 2016, arXiv:1609.04468); linear is the straight line.
-        frames: Number of pictures, both ends included.
+        frames: Number of pictures or sentences, both ends included.
         label: The class of all of them, for conditional models.
         seed: Seed of the search for pictures.
         out: A sheet (.png, .jpg) or an animation there and back (.gif, .webp);
-            runs/latent/NAME-interpolate.png by default.
+            runs/latent/NAME-interpolate.png by default. A text (.txt, .md, .json) for
+            sentences.
     """
+    if prompt is not None or to is not None:
+        if prompt is None or to is None:
+            raise BadInput(
+                say(
+                    "prompt and to go together: two sentences.",
+                    "prompt 与 to 须同时给出：两个句子。",
+                ),
+                say(
+                    'Give both: --prompt "..." --to "...".',
+                    '请同时给出：--prompt "..." --to "..."。',
+                ),
+            )
+        from miaobi.verbs.latent import sentences
+
+        return sentences.interpolate(model, prompt, to, path, frames, out)
+
     import torch
 
     from miaobi.nn.latents import PATHS, decoded

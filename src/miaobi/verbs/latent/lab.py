@@ -103,8 +103,8 @@ def open_lab(
                 f"{weights.name} 不是在此训练的图像模型。",
             ),
             say(
-                "Train one: miaobi train recipes/image/digits_vae.yaml.",
-                "可训练一个：miaobi train recipes/image/digits_vae.yaml。",
+                "Train one: miaobi train recipes/image/digits_vae.yaml. A model of sentences takes --prompt and --to.",
+                "可训练一个：miaobi train recipes/image/digits_vae.yaml。句子模型请用 --prompt 与 --to。",
             ),
         )
     with load(weights) as opened:

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from miaobi.data.text.tokenizer.building import characters, train_bpe, with_specials
+from miaobi.data.text.tokenizer.building import (
+    characters,
+    extended,
+    train_bpe,
+    with_specials,
+)
 from miaobi.data.text.tokenizer.byte_level import (
     BYTES,
     CHAT_TEMPLATE,
@@ -30,6 +35,7 @@ __all__ = [
     "UNICODE",
     "Tokenizer",
     "characters",
+    "extended",
     "load",
     "train_bpe",
     "with_specials",

@@ -81,6 +81,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return _finished(backend, "bpe")
 
 
+def extended(tokenizer: Tokenizer, specials: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer with further special tokens behind its vocabulary, which get
+    the next numbers in this order.
+    """
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in specials]
+    )
+    return replace(tokenizer, backend=backend)
+
+
 def with_specials(
     tokenizer: Tokenizer,
     specials: Sequence[str],
@@ -100,9 +111,8 @@ def with_specials(
 
     Raises Unsupported where the vocabulary has one of them already.
     """
-    backend = Backend.from_str(tokenizer.backend.to_str())
     for token in specials:
-        if backend.token_to_id(token) is not None:
+        if tokenizer.backend.token_to_id(token) is not None:
             raise Unsupported(
                 say(
                     f"The tokenizer {tokenizer.name} has a token {token} already.",
@@ -110,9 +120,7 @@ def with_specials(
                 ),
                 say("Use tokenizer: char or bpe.", "请使用 tokenizer: char 或 bpe。"),
             )
-    backend.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in specials]
-    )
+    backend = extended(tokenizer, specials).backend
     named = [*specials, str(backend.id_to_token(tokenizer.end_id))]
     backend.post_processor = processors.TemplateProcessing(
         single=single,
