@@ -129,7 +129,7 @@ def test_logprobs(client: openai.OpenAI) -> None:
         ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"best_of": 2}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
+        ({"suffix": "x", "echo": True}, "suffix"),
         ({"messages": []}, "messages"),
         ({"model": "grey"}, "grey"),
     ],
