@@ -92,8 +92,8 @@ def hinted_options(module: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z]\w*)*(?![.\w-])")
-OTHERS_OPTIONS = {"--logdir", "--upgrade"}
-"""Of TensorBoard and pip."""
+OTHERS_OPTIONS = {"--check", "--logdir", "--upgrade"}
+"""Of msgfmt, TensorBoard and pip."""
 
 
 def test_hints_name_options_that_exist() -> None:
