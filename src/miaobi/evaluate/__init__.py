@@ -15,6 +15,8 @@ metrics: Registry[Metric] = Registry(
         "likelihood": "miaobi.evaluate.text.likelihood",
         "diversity": "miaobi.evaluate.text.diversity",
         "memorisation": "miaobi.evaluate.text.memorisation",
+        "masked_accuracy": "miaobi.evaluate.fills.accuracy",
+        "overlap": "miaobi.evaluate.pairs.overlap",
         "frechet": "miaobi.evaluate.image.frechet",
         "kernel_distance": "miaobi.evaluate.image.kernel_distance",
         "coverage": "miaobi.evaluate.image.coverage",

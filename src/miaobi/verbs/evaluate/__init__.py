@@ -67,6 +67,8 @@ evaluators: Registry[Evaluator] = Registry(
     "evaluators",
     {
         "tuned": "miaobi.verbs.evaluate.tuned",
+        "fills": "miaobi.verbs.evaluate.fills",
+        "pairs": "miaobi.verbs.evaluate.pairs",
         "text": "miaobi.verbs.evaluate.text",
         "image": "miaobi.verbs.evaluate.image",
     },

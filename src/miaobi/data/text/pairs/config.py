@@ -22,7 +22,9 @@ class Config:
     where the path holds .po or .mo files, else texts.
     """
     source_columns: list[str] = field(default_factory=lambda: ["source"])
-    """Columns of what is given, joined by line ends."""
+    """Columns of what is given, joined by line ends. One inside another is named with a
+    dot, as answers.text; of a list the first item is taken.
+    """
     target_column: str = "target"
     """The column of what is to be written."""
     languages: list[str] = field(default_factory=list)

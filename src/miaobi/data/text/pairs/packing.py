@@ -39,6 +39,8 @@ from miaobi.data.text.tokenizer import Tokenizer
 FORMAT = 1
 VOCABULARY_TEXTS = 200_000
 """Texts that a vocabulary is trained on at most, evenly spread."""
+NAMED_GROUPS = 20
+"""Groups of a split that are kept by name."""
 LATER_SETTINGS = {"path", "pack", "source", "tokenizer"}
 """Settings that count by their content."""
 
@@ -207,12 +209,12 @@ def _write(config: Config, read: Read, folder: Path) -> None:
 
 
 def _groups(examples: Sequence[Example], splits: np.ndarray) -> dict[str, list[str]]:
-    """The groups of each split that are named, for the record."""
-    groups = {split: set[str]() for split in SPLITS}
+    """The first groups of each held-out split, for the record."""
+    groups = {split: set[str]() for split in SPLITS[1:]}
     for example, number in zip(examples, splits.tolist(), strict=True):
-        if number != DROPPED and example.group:
+        if number in (VALIDATION, TEST) and example.group:
             groups[SPLITS[number]].add(example.group)
-    return {split: sorted(names) for split, names in groups.items()}
+    return {split: sorted(names)[:NAMED_GROUPS] for split, names in groups.items()}
 
 
 def _tokenizer(

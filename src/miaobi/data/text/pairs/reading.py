@@ -102,10 +102,10 @@ class Read:
     def _examples(
         self, location: str, record: Mapping[str, Any], config: Config
     ) -> Iterator[Example]:
-        group = str(record.get(config.group, "")) if config.group else ""
+        group = str(value_at(record, config.group) or "") if config.group else ""
         for source_names, target_name, language in _directions(record, config):
-            texts = [record.get(name) for name in source_names]
-            target = record.get(target_name)
+            texts = [value_at(record, name) for name in source_names]
+            target = value_at(record, target_name)
             names = [*source_names, target_name]
             wrong = [
                 name
@@ -137,6 +137,19 @@ class Read:
         self.problem_count += 1
         if len(self.problems) < NAMED_PROBLEMS:
             self.problems.append(problem)
+
+
+def value_at(record: Mapping[str, Any], name: str) -> Any:
+    """Return what a record has at a column, or at one inside another: answers.text.
+
+    Of a list the first item is taken. None where there is nothing.
+    """
+    value: Any = record
+    for key in [name] if name in record else name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, list):
+            value = value[0] if value else None
+    return value
 
 
 def _columns(config: Config) -> list[str]:
