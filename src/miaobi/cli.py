@@ -75,6 +75,11 @@ VERBS = {
         "make pictures with a model",
         "用模型生成图片",
     ),
+    "embed": Verb(
+        "miaobi.verbs.embed:embed",
+        "vectors of the texts of a file, for search and matching",
+        "把文件中的文本变成向量，用于检索与匹配",
+    ),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb(
         "miaobi.verbs.evaluate:evaluate",

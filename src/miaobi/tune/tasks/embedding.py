@@ -27,6 +27,7 @@ from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text.shapes import Unusable, written_text
 from miaobi.models.base import Base
+from miaobi.models.weights import read_json
 from miaobi.nn.graphs import Graph
 from miaobi.nn.objective import Batch, Loss
 from miaobi.tune.heads import EmbeddingHead as Config
@@ -67,6 +68,10 @@ EXAMPLE = (
 TEXT_COLUMNS = ("text", "anchor", "query", "question")
 POSITIVE_COLUMNS = ("positive", "answer", "text_pair")
 NEGATIVE_COLUMNS = ("negative", "negatives")
+KINDS = ("query", "passage")
+"""What is searched for, and what is found: a text, and its partners."""
+PROMPTS = "config_sentence_transformers.json"
+"""The file of a model's folder with the words before each kind."""
 RANK_BATCH = 256
 """Texts that rank all partners at a time."""
 
@@ -131,7 +136,28 @@ def learner(base: Base, spec: Mapping[str, Any], config: Config) -> Embedder:
 
     net = with_head(base, AutoModel)
     pooling = _pooling_of(base) if config.pooling == "auto" else config.pooling
-    return Embedder(net, base.tokenizer, context_length(base), config, pooling)
+    prompts = prompts_of(base.folder)
+    return Embedder(net, base.tokenizer, context_length(base), config, pooling, prompts)
+
+
+def prompts_of(folder: Path) -> Mapping[str, str]:
+    """Return the words that a model was trained with before a text, by the text's kind.
+
+    They stand in a file of sentence-transformers': {"query": "query: ", "passage":
+    "passage: "}. Empty for a model without it.
+    """
+    path = folder / PROMPTS
+    if not path.exists():
+        return {}
+    prompts = read_json(path).get("prompts") or {}
+    return {kind: str(prompts[kind]) for kind in KINDS if prompts.get(kind)}
+
+
+def prompted(text: str, kind: str, prompts: Mapping[str, str]) -> str:
+    """Return a text with the words of its kind before it, unless it begins with some."""
+    if any(text.startswith(words) for words in prompts.values()):
+        return text
+    return prompts.get(kind, "") + text
 
 
 def _pooling_of(base: Base) -> str:
@@ -160,8 +186,10 @@ class Embedder(Learner):
         max_tokens: int,
         config: Config,
         pooling: str,
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(net)
+        self.prompts = prompts or {}
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         """What the base can hold; 0 for no limit."""
@@ -170,13 +198,23 @@ class Embedder(Learner):
         self.blocks = blocks_of(net)
 
     def length(self, columns: Mapping[str, Any]) -> int:
-        return max(len(self._ids(text, 0)) for text in _texts(columns))
+        return max(len(self._ids(text, 0)) for text in self._texts(columns))
+
+    def _texts(self, columns: Mapping[str, Any]) -> list[str]:
+        """Return the text, its partner and its wrong partners as the model reads them;
+        of a question the text.
+        """
+        texts = [prompted(columns["text"], "query", self.prompts)]
+        if columns.get("positive"):
+            partners = [columns["positive"], *(columns.get("negatives") or ())]
+            texts += [prompted(text, "passage", self.prompts) for text in partners]
+        return texts
 
     def _ids(self, text: str, max_length: int) -> np.ndarray:
         return ids_of(self.tokenizer, text, "", max_length)
 
     def encode(self, columns: Mapping[str, Any], max_length: int) -> Features:
-        texts = _texts(columns)
+        texts = self._texts(columns)
         rows = [self._ids(text, max_length or self.max_tokens) for text in texts]
         return {
             "ids": np.concatenate(rows),
@@ -308,13 +346,9 @@ class Embedder(Learner):
         self.tokenizer.save_pretrained(folder)
         settings = json.dumps({"pooling": self.pooling})
         (folder / "embedder.json").write_text(settings, encoding="utf-8")
-
-
-def _texts(columns: Mapping[str, Any]) -> list[str]:
-    """Return the text, its partner and its wrong partners; of a question the text."""
-    if not columns.get("positive"):
-        return [columns["text"]]
-    return [columns["text"], columns["positive"], *(columns.get("negatives") or ())]
+        if self.prompts:
+            prompts = json.dumps({"prompts": dict(self.prompts)})
+            (folder / PROMPTS).write_text(prompts, encoding="utf-8")
 
 
 def _split_rows(features: Features) -> list[np.ndarray]:
