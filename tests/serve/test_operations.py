@@ -212,9 +212,6 @@ def test_prompts_are_logged_with_log_prompts(
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
         "/v1/videos",
-        "/v1/rerank",
-        "/v2/rerank",
-        "/rerank",
     ],
 )
 def test_what_is_not_there_yet_says_so(

@@ -337,6 +337,10 @@ def state(package: Package, indices: np.ndarray) -> dict[str, Tensor]:
         ("aln", "attention.output.LayerNorm"),
         ("oln", "output.LayerNorm"),
     )
+    # The package has no pooler, which no vector needs: one that passes the first token's
+    # state on, so that a classifier begins with something to go by.
+    arrays["pooler.dense.weight"] = np.eye(width)
+    arrays["pooler.dense.bias"] = np.zeros(width)
     for layer in range(package.layers):
         prefix = f"encoder.layer.{layer}"
         for short, name, rows, columns in matrices:

@@ -30,7 +30,9 @@ ORDER = (
     "chat",
     "preference",
     "token-classification",
+    "reranker",
     "embedding",
+    "pair-classification",
     "text-classification",
     "seq2seq",
     "object-detection",
@@ -56,6 +58,7 @@ DECISIVE = frozenset(
         "tags",
         "ner_tags",
         "entities",
+        "relevance",
     }
 )
 """Keys that say what a record is for. A task that leaves one unused does not fit."""

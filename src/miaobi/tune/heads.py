@@ -274,6 +274,14 @@ class TextClassificationHead:
 
 
 @dataclass(frozen=True)
+class RerankerHead:
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of what the head sees that is left out while training; the base's own
+    setting if not given (tune.dropout is the base's).
+    """
+
+
+@dataclass(frozen=True)
 class ImageClassificationHead:
     image_size: Annotated[int, Field(ge=0, le=8192)] = 0
     """Pixels of a side; 0 for the base's own (for efficientnet-lite0: 112 for pictures

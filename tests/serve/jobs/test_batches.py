@@ -539,7 +539,7 @@ def test_a_revoked_key_gets_no_more_answers(
 @pytest.mark.parametrize(
     ("fields", "phrase"),
     [
-        ({"endpoint": "/v1/rerank"}, "endpoint"),
+        ({"endpoint": "/v1/audio/speech"}, "endpoint"),
         ({"completion_window": "1h"}, "completion_window"),
         ({"input_file_id": "file-none"}, "file-none"),
         ({"metadata": {"a": 1}}, "metadata"),

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from miaobi.core.artifacts import Embedding, Facts
 from miaobi.core.engine import Abilities, Chunk, Weights, accepted, check_token_ids
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.core.requests import EmbeddingRequest, Request
 from miaobi.engines.embedding.encoder import open_encoder, source_of
@@ -47,8 +48,11 @@ class EmbeddingEngine:
         self, weights: Weights, abilities: Abilities, threads: int, dtype: str
     ) -> None:
         self.name = weights.name
-        self.abilities = abilities
         self._source = source_of(weights)
+        self.abilities = abilities
+        if not self._source.prompts:
+            controls = abilities.controls - {"input_type"}
+            self.abilities = replace(abilities, controls=controls)
         self._tokenizer = self._source.tokenizer
         self._max_tokens = self._source.max_tokens or MAX_TOKENS
         self._encoder = open_encoder(self._source, threads, dtype)
@@ -58,8 +62,6 @@ class EmbeddingEngine:
         embedding_request = accepted(
             request, EmbeddingRequest, self.abilities, "embedding"
         )
-        if embedding_request.input_type and not self._source.prompts:
-            raise _no_prompts(self.name, embedding_request.input_type)
         async with aclosing(
             self._worker.stream(lambda send: self._answer(embedding_request, send))
         ) as chunks:
@@ -174,14 +176,3 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def _no_prompts(name: str, input_type: str) -> Unsupported:
-    return Unsupported(
-        say(
-            f"input_type is {input_type!r}; {name} knows no difference between queries and passages.",
-            f"input_type 为 {input_type!r}；{name} 不区分查询与段落。",
-        ),
-        say("Leave it out.", "请去掉它。"),
-        field="input_type",
-    )

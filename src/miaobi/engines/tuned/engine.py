@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class TunedEngine:
                 yield chunk
 
     def _answer(self, columns: Mapping[str, Any], send: Send) -> None:
-        texts = [value for value in columns.values() if isinstance(value, str)]
+        texts = list(chain.from_iterable(map(_texts, columns.values())))
         send(Chunk(prompt_tokens=sum(self._count_tokens(text) for text in texts)))
         answer = self.learner.answer(columns)
         if not isinstance(answer, str):
@@ -124,6 +125,12 @@ class TunedEngine:
 
     def close(self) -> None:
         self._worker.close()
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a column: one, several, or none."""
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]
 
 
 def _json_object(prompt: str) -> dict[str, Any] | None:

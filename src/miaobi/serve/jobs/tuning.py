@@ -36,9 +36,11 @@ TASKS: Mapping[str, type] = {
     "preference": heads.PreferenceHead,
     "seq2seq": heads.Seq2SeqHead,
     "text-classification": heads.TextClassificationHead,
+    "pair-classification": heads.TextClassificationHead,
     "token-classification": heads.TokenClassificationHead,
     "extractive-questions": heads.ExtractiveQuestionsHead,
     "embedding": heads.EmbeddingHead,
+    "reranker": heads.RerankerHead,
 }
 """The tasks that a job may name, with what can be set of each."""
 BASES_MAKE = (TextRequest.makes, EmbeddingRequest.makes, "labels")

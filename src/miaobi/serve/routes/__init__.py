@@ -29,6 +29,7 @@ routes: Registry[RouteModule] = Registry(
         "responses": "miaobi.serve.routes.responses",
         "tokens": "miaobi.serve.routes.tokens",
         "embeddings": "miaobi.serve.routes.embeddings",
+        "rerank": "miaobi.serve.routes.rerank",
         "operations": "miaobi.serve.routes.operations",
         "absent": "miaobi.serve.routes.absent",
         "docs": "miaobi.serve.routes.docs",

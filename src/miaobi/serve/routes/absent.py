@@ -15,8 +15,6 @@ router = APIRouter(tags=["not yet"])
 
 SOUND = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations")
 VIDEO = ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content")
-RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")
-"""Jina's and vLLM's paths, and Cohere's."""
 
 
 def _no_media() -> None:
@@ -25,16 +23,6 @@ def _no_media() -> None:
             "This server has no models for sound or video yet. Text: "
             "/v1/chat/completions; pictures: /v1/images/generations.",
             "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
-        )
-    )
-
-
-def _no_rerank() -> None:
-    raise _absent(
-        say(
-            "This server has no model that ranks texts for a query yet. Near ones are "
-            "found with /v1/embeddings.",
-            "此服务器尚无重排序模型。可用 /v1/embeddings 查找相近的文本。",
         )
     )
 
@@ -60,5 +48,3 @@ for path in (*SOUND, VIDEO[0]):
     _add("POST", path, _no_media)
 for path in VIDEO:
     _add("GET", path, _no_media)
-for path in RERANK:
-    _add("POST", path, _no_rerank)
