@@ -337,15 +337,15 @@ class Masked:
         chosen = is_text & (chance <= np.maximum(self.mask, least))
         targets = np.where(chosen, ids, IGNORED)
         fate = draw.random(ids.shape)
-        others = draw.integers(self._first_word, spec.pad_id, ids.shape)
+        others = draw.choice(self._ordinary, ids.shape)
         hidden = np.where(chosen & (fate < SHARE_MASKED), spec.mask_id, ids)
         swapped = (fate >= SHARE_MASKED) & (fate < SHARE_MASKED + SHARE_RANDOM)
         return np.where(chosen & swapped, others, hidden), targets
 
-    @property
-    def _first_word(self) -> int:
-        """The first token that is no special one of the text."""
-        return min(self.text.spec.eos_id + 1, self.spec.pad_id - 1)
+    @cached_property
+    def _ordinary(self) -> np.ndarray:
+        """The tokens that texts are made of: all but the special ones."""
+        return np.array([token for token, raw in enumerate(self._spelled) if raw])
 
     def _words(self, ids: np.ndarray) -> np.ndarray:
         """Whether a word begins at each token, bool [B, T]."""
@@ -362,9 +362,10 @@ class Masked:
         from miaobi.data.text.tokenizer import BYTES
 
         spelled = [b""] * self.spec.vocab_size
-        vocabulary = self.text.tokenizer.backend.get_vocab(with_added_tokens=False)
-        for text, token in vocabulary.items():
-            if all(letter in BYTES for letter in text):
+        backend = self.text.tokenizer.backend
+        special = backend.get_added_tokens_decoder()
+        for text, token in backend.get_vocab(with_added_tokens=False).items():
+            if token not in special and all(letter in BYTES for letter in text):
                 spelled[token] = bytes(BYTES[letter] for letter in text)
         return spelled
 
