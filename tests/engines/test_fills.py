@@ -61,6 +61,12 @@ def test_the_likeliest_comes_first(model) -> None:
     assert sum(shares) <= 100.5
 
 
+def test_each_filling_has_one_line(model) -> None:
+    lines = str(model.generate("bc[MASK]\nfg")[0]).split("\n")
+    assert len(lines) == 5
+    assert all("⏎" in line and line.endswith(" %") for line in lines)
+
+
 def test_top_k_says_how_many(model) -> None:
     assert len(str(model.generate("bc[MASK]efg", top_k=2)[0]).splitlines()) == 2
 

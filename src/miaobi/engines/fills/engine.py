@@ -25,6 +25,9 @@ from miaobi.nn import fills
 RANKED = 5
 """Fillings that are shown, unless top_k says how many."""
 
+LINE_END = "⏎"
+"""Shown for a line end inside a filling, since each filling has a line."""
+
 
 class FillsEngine:
     """A `bert` on the CPU."""
@@ -96,8 +99,10 @@ class FillsEngine:
         send(Chunk(text="\n".join(lines), finish="stop"))
 
     def _text(self, ids: list[int]) -> str:
+        """A filled text in one line."""
         edges = (self._spec.cls_id, self._spec.sep_id)
-        return self._tokenizer.decode([token for token in ids if token not in edges])
+        text = self._tokenizer.decode([token for token in ids if token not in edges])
+        return text.replace("\n", LINE_END)
 
     def close(self) -> None:
         self._worker.close()
