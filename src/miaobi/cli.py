@@ -80,6 +80,21 @@ VERBS = {
         "vectors of the texts of a file, for search and matching",
         "把文件中的文本变成向量，用于检索与匹配",
     ),
+    "code complete": Verb(
+        "miaobi.verbs.code:complete",
+        "fill in source code at a position",
+        "在源代码的某个位置补全",
+    ),
+    "code explain": Verb(
+        "miaobi.verbs.code:explain",
+        "say in words what source code does",
+        "用文字说明源代码的作用",
+    ),
+    "code refactor": Verb(
+        "miaobi.verbs.code:refactor",
+        "a diff that rewrites source code, applied on request",
+        "给出改写源代码的差异，按需应用",
+    ),
     "chat": Verb("miaobi.verbs.chat:chat", "talk with a model", "与模型对话"),
     "evaluate": Verb(
         "miaobi.verbs.evaluate:evaluate",
