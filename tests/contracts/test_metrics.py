@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.evaluate import image_models
-from tests.evaluate.text_models import unigram
+from tests.evaluate.text_models import Lengths, unigram
 
 from miaobi.core.config import plain
 from miaobi.evaluate import metrics
@@ -42,7 +42,7 @@ TEXTS = [
     "and then it was night",
 ]
 ONLY_SAMPLES: dict[str, dict[str, Any]] = {
-    "text": {"score": None, "held_out": (), "training": None},
+    "text": {"score": None, "held_out": (), "training": None, "net": None},
     "image": {"net": None, "held_out": None, "training": None},
     "fills": {},
     "pairs": {},
@@ -57,6 +57,7 @@ def text_subject(folder: Path) -> TextSubject:
     return replace(
         unigram({letter: 1 / len(letters) for letter in letters}),
         held_out=TEXTS,
+        net=Lengths(),
         training=training,
         count=9,
         max_new_tokens=30,

@@ -4,8 +4,33 @@ import math
 import random
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from miaobi.core.artifacts import TokenLogprob
+from miaobi.data.text.tokens import TokenSpec
 from miaobi.evaluate.text.subject import TextSubject, TokenSpan
+
+
+class Lengths:
+    """A model of sentences that keeps their length and their first token."""
+
+    spec = TokenSpec(100_000, 64, 0, 0, 0, "letters")
+    latent_shape = (3,)
+
+    def encode(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([[len(text), text[0], 1.0] for text in texts])
+
+    def decode(self, z: Tensor) -> list[list[int]]:
+        return [[int(first)] * int(length) for length, first, _ in z]
+
+    def bound(
+        self,
+        texts: Sequence[Sequence[int]],
+        samples: int = 200,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return torch.tensor([-2.0 * len(text) for text in texts])
 
 
 def by_character(text: str) -> list[TokenSpan]:

@@ -13,6 +13,7 @@ metrics: Registry[Metric] = Registry(
     "metrics",
     {
         "likelihood": "miaobi.evaluate.text.likelihood",
+        "sentence_latents": "miaobi.evaluate.text.sentence_latents",
         "diversity": "miaobi.evaluate.text.diversity",
         "memorisation": "miaobi.evaluate.text.memorisation",
         "masked_accuracy": "miaobi.evaluate.fills.accuracy",

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.language import say
-from miaobi.evaluate.subject import HELD_OUT, LIKELIHOOD, TRAINING, Subject
+from miaobi.evaluate.subject import BOUND, HELD_OUT, LIKELIHOOD, TRAINING, Subject
+
+if TYPE_CHECKING:
+    from miaobi.nn.language import SentenceLatents
 
 PASSAGE = 600
 """Characters of a passage, where texts are too long or documents too few."""
@@ -66,6 +69,8 @@ class TextSubject(Subject):
     max_new_tokens: int = 96
     temperature: float = 0.8
     top_p: float = 0.95
+    net: SentenceLatents | None = None
+    """The network, where it is a model of sentences with a latent space."""
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -100,6 +105,11 @@ class TextSubject(Subject):
             return say(
                 "This engine has no log-probabilities of texts; evaluate with engine native or llamacpp.",
                 "此引擎不提供文本的概率；请用 native 或 llamacpp 引擎评估。",
+            )
+        if BOUND in needs and (self.net is None or self.encode is None):
+            return say(
+                "This model has no latent space of sentences.",
+                "此模型没有句子的潜空间。",
             )
         if HELD_OUT in needs and not any(text.strip() for text in self.held_out):
             return say(

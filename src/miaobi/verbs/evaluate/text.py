@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from miaobi.data.text.tokenizer import Tokenizer
     from miaobi.data.text.tokens import Tokens
     from miaobi.engines.model import Model
+    from miaobi.nn.language import SentenceLatents
 
 SAMPLES = 20
 """Texts to generate, where --samples sets no number."""
@@ -150,6 +151,7 @@ def _subject(
         ),
         score=opened.score if opened.engine.abilities.score else None,
         encode=_encoder(tokenizer),
+        net=_sentence_latents(weights),
         tokenizer=tokenizer.name if tokenizer else "",
         start=start,
         context_length=min(opened.context_length, MAX_CONTEXT),
@@ -159,6 +161,20 @@ def _subject(
         max_new_tokens=longest,
         seed=options.seed,
     )
+
+
+def _sentence_latents(weights: Weights) -> SentenceLatents | None:
+    """Return the network of a model of sentences; None for other models."""
+    from miaobi.families import families
+    from miaobi.nn.language import SentenceLatents
+
+    if weights.format != "bundle" or weights.family not in families:
+        return None
+    family = families.get(weights.family)
+    if family.DATA != "sentences":
+        return None
+    net = family.load(weights.path)
+    return net if isinstance(net, SentenceLatents) else None
 
 
 def _scoring_engine(weights: Weights) -> str:
