@@ -33,6 +33,11 @@ USE = "use-multilingual"
 """The packaged sentence encoder, and the model_type of what was tuned from it: a
 Transformers model that is written in models/use.
 """
+WRITTEN_HERE = {
+    USE: "miaobi.models.use.questions",
+    "miaobi-recurrent": "miaobi.models.recurrent",
+}
+"""By model_type: the modules of Transformers models that are written here."""
 FORMAT = 2
 """Of the folder that a GGUF is unpacked to. 2: with the file's own pre-tokenizer; folders
 of older formats are not read.
@@ -124,10 +129,11 @@ class Base:
         return chat.from_folder(self.folder)
 
     def register(self) -> None:
-        """Make a model of models/use known to Transformers."""
-        if self.config.get("model_type") == USE:
-            # The module registers its own class and those that it imports.
-            import_module("miaobi.models.use.questions")
+        """Make a model that is written here known to Transformers."""
+        module = WRITTEN_HERE.get(str(self.config.get("model_type")))
+        if module is not None:
+            # The module registers its own classes and those that it imports.
+            import_module(module)
 
     def model(self, auto: Any, **settings: Any) -> nn.Module:
         """Return the weights in float32, of safetensors only.

@@ -4,7 +4,7 @@ follows from base and data for the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from miaobi.core.errors import BadInput, nearest
 from miaobi.core.language import say
 from miaobi.core.store import check_name
 from miaobi.data import packs
+from miaobi.models.fresh import NEW, NewConfig
 from miaobi.models.resolvers.hub import is_pipeline
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import DataConfig, ReportConfig, TuneConfig
@@ -23,9 +24,21 @@ from miaobi.tune.tasks import tasks
 if TYPE_CHECKING:
     from miaobi.tune.guess import Guess
 
-SECTIONS = {"name", "task", "base", "data", "head", "tune", "train", "report"}
+SECTIONS = {
+    "name",
+    "task",
+    "base",
+    "new",
+    "data",
+    "head",
+    "tune",
+    "train",
+    "report",
+}
 """Of a recipe for fine-tuning."""
 
+NEW_RATE = 1e-3
+"""Learning rate of a base that begins with random weights."""
 PIPELINE_TASK = "diffusion"
 """The task that tunes Diffusers pipelines; no other can."""
 
@@ -40,6 +53,8 @@ class Settings:
     tune: TuneConfig
     train: TrainConfig
     report: ReportConfig
+    new: NewConfig
+    """What `base: new` makes."""
     values: Mapping[str, Any]
     """The same, flat, by dotted key."""
     explicit_keys: frozenset[str]
@@ -76,8 +91,10 @@ def options_of(task: Any | None) -> list[Option]:
             "base",
             str,
             MISSING,
-            "The model to tune: a starter pack, a model in the store, a path, a hub id.",
+            "The model to tune: a starter pack, a model in the store, a path, a hub id; new for "
+            "random weights, trained from scratch.",
         ),
+        *config.options(NewConfig, "new."),
         *config.options(DataConfig, "data."),
         *(config.options(task.Config, "head.") if task else []),
         *config.options(TuneConfig, "tune."),
@@ -151,6 +168,7 @@ def settle(
     }
     explicit = {key for key, _ in config.flatten(recipe, by_key)}
     explicit |= {key for key, _ in config.flatten(overrides, by_key)}
+    explicit |= _settle_new(values, explicit, task)
     return Settings(
         name=values["name"],
         base=values["base"],
@@ -160,10 +178,62 @@ def settle(
         tune=TuneConfig(**config.build(TuneConfig, values, "tune.")),
         train=TrainConfig(**config.build(TrainConfig, values, "train.")),
         report=ReportConfig(**config.build(ReportConfig, values, "report.")),
+        new=NewConfig(**config.build(NewConfig, values, "new.")),
         values=values,
         explicit_keys=frozenset(explicit),
         guess=guess,
     )
+
+
+def _settle_new(
+    values: dict[str, Any], explicit: Collection[str], task: Any
+) -> set[str]:
+    """Set what follows from `base: new` and return the keys of it.
+
+    Raises BadInput for a task that does not read texts with a head, for a method that
+    leaves weights as they are, and for settings of a new base beside another one.
+    """
+    if values["base"] != NEW:
+        for key in explicit:
+            if key.startswith("new."):
+                raise BadInput(
+                    say(
+                        f"{key} describes a new base, and base is {values['base']}.",
+                        f"{key} 用于新建的基础模型，而 base 为 {values['base']}。",
+                    ),
+                    say(
+                        f"Leave it out, or use --base {NEW}.",
+                        f"请去掉它，或使用 --base {NEW}。",
+                    ),
+                    field=key,
+                )
+        return set()
+    if (task.MODALITY, task.MAKES) != ("text", "labels"):
+        raise BadInput(
+            say(
+                f"base: new reads texts; the task {task.NAME} needs another model.",
+                f"base: new 只能读取文本；任务 {task.NAME} 需要另一种模型。",
+            ),
+            say(
+                "Train one that writes from scratch with `miaobi train`, or name a pretrained base.",
+                "从零训练能写作的模型请用 `miaobi train`；或选用预训练基础模型。",
+            ),
+            field="base",
+        )
+    if "tune.method" in explicit and values["tune.method"] != "full":
+        raise BadInput(
+            say(
+                f"base: new has random weights, which {values['tune.method']} leaves as they are.",
+                f"base: new 的权重是随机的，而 {values['tune.method']} 方法不训练它们。",
+            ),
+            say("Leave the method out.", "请去掉 method。"),
+            field="tune.method",
+        )
+    values["tune.method"] = "full"
+    if "train.learning_rate" in explicit:
+        return set()
+    values["train.learning_rate"] = NEW_RATE
+    return {"train.learning_rate"}
 
 
 def _check_sections(recipe: Mapping[str, Any], origin: str) -> None:

@@ -4,7 +4,7 @@ learner with its adapters, settings with nothing left open.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from miaobi.data.text.shapes import Unusable
 from miaobi.engines.load import load
 from miaobi.models.added_tokens import with_tokens
 from miaobi.models.base import Base, Growth, open_base
+from miaobi.models.fresh import NEW, fresh_base
 from miaobi.train.run import describe_no_validation
 from miaobi.tune import defaults, examples, labels, methods, mixing
 from miaobi.tune.defaults import Derived
 from miaobi.tune.examples import Examples, Fit, Lengths
-from miaobi.tune.learner import Learner
+from miaobi.tune.learner import Example, Learner
 from miaobi.tune.text import teacher
 from miaobi.verbs.finetune.settings import Settings
 
@@ -63,9 +64,9 @@ class Work:
         """
         task = settings.task
         head = settings.head
-        base = open_base(settings.base)
         own_folder = examples.prepare(settings.data, task, head, not quiet)
         old = bundle.read(before.location) if before else None
+        base = _open_base(settings, own_folder, old)
         if old is not None:
             _check_same_base(old, base, str(before))
             old_folder = Path(str(old.data["folder"]))
@@ -372,6 +373,31 @@ def context_of(base: Base) -> int:
         if settings.get(key):
             return int(settings[key])
     return 0
+
+
+def _open_base(settings: Settings, folder: Path, old: Any) -> Base:
+    """Return the base; a new one is made of the training examples in `folder`, or is the
+    one of the model that is tuned again, whose manifest is `old`.
+    """
+    if settings.base != NEW:
+        return open_base(settings.base)
+    if old is not None:
+        return open_base(str(old.data["base"]["location"]))
+    rows = examples.read_split(folder, "train", settings.task)
+    return fresh_base(settings.new, [text for row in rows for text in _texts(row)])
+
+
+def _texts(row: Example) -> Iterator[str]:
+    """The texts among the columns of an example, those inside lists and mappings too."""
+    waiting: list[Any] = [row.columns]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
 
 
 def _check_same_base(old: bundle.Manifest, base: Base, model: str) -> None:
