@@ -5,7 +5,7 @@ follows from base and data for the rest.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +194,12 @@ def _settle_new(
     leaves weights as they are, and for settings of a new base beside another one.
     """
     if values["base"] != NEW:
-        for key in explicit:
-            if key.startswith("new."):
+        # A recipe that a run has written names every key: what is as it was by default
+        # says nothing.
+        defaults = asdict(NewConfig())
+        for key in sorted(explicit):
+            section, _, name = key.partition(".")
+            if section == "new" and values[key] != defaults[name]:
                 raise BadInput(
                     say(
                         f"{key} describes a new base, and base is {values['base']}.",
