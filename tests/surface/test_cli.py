@@ -139,14 +139,14 @@ def _is_number(hint: Any) -> bool:
 def test_help_in_chinese_shows_defaults_and_bounds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from miaobi.core.language import language
+    from miaobi.core.language import process_language
 
     monkeypatch.setenv("MIAOBI_LANG", "zh")
-    language.cache_clear()
+    process_language.cache_clear()
     try:
         code, out, _ = run(capsys, "train", "--help")
     finally:
-        language.cache_clear()
+        process_language.cache_clear()
     assert code == 0
     assert "（默认 1000；至少 1" in "".join(out.split("\n        "))
     assert "以下为模型族 gpt 的设置" in out
@@ -254,13 +254,13 @@ def test_errors_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_chinese(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from miaobi.core.language import language
+    from miaobi.core.language import process_language
 
     monkeypatch.setenv("MIAOBI_LANG", "zh")
-    language.cache_clear()
+    process_language.cache_clear()
     try:
         code, _, err = run(capsys, "trian")
     finally:
-        language.cache_clear()
+        process_language.cache_clear()
     assert code == 66
     assert "没有名为 'trian' 的命令" in err

@@ -1,15 +1,30 @@
-"""The user's language: English or Chinese, chosen by MIAOBI_LANG or the system's locale.
+"""The user's language: English or Chinese.
 
-Both wordings stand side by side where they are used, so neither can be forgotten.
+It is the one of `speaking` where a request or a page has its own, else that of
+MIAOBI_LANG or the system's locale. Both wordings stand side by side where they are used,
+so neither can be forgotten.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+
+LANGUAGES = ("en", "zh")
+_spoken: ContextVar[str | None] = ContextVar("language", default=None)
+
+
+def language() -> str:
+    """Return "zh" or "en"."""
+    return _spoken.get() or process_language()
 
 
 @cache
-def language() -> str:
-    """Return "zh" or "en"."""
+def process_language() -> str:
+    """Return the language of whoever started this process."""
     chosen = (
         os.environ.get("MIAOBI_LANG")
         or os.environ.get("LC_ALL")
@@ -19,6 +34,74 @@ def language() -> str:
     return "zh" if chosen.lower().startswith("zh") else "en"
 
 
-def say(english: str, chinese: str) -> str:
+@contextmanager
+def speaking(chosen: str | None) -> Iterator[None]:
+    """Use a language of LANGUAGES in this block, and in the threads and tasks that it
+    starts; None for the process's own.
+    """
+    before = _spoken.set(chosen)
+    try:
+        yield
+    finally:
+        _spoken.reset(before)
+
+
+def preferred(accept_language: str) -> str | None:
+    """Return the first of our languages that a header names (RFC 9110, 12.5.4), by its
+    weights; None if it names none.
+    """
+    wanted = sorted(_weighed(accept_language), key=lambda item: -item[1])
+    return next((name for name, weight in wanted if weight > 0), None)
+
+
+def _weighed(accept_language: str) -> Iterator[tuple[str, float]]:
+    for part in accept_language.split(","):
+        tag, _, weight = part.partition(";")
+        name = tag.strip()[:2].lower()
+        if name not in LANGUAGES:
+            continue
+        try:
+            yield name, float(weight.strip().removeprefix("q=") or 1)
+        except ValueError:
+            continue
+
+
+class Wording(str):
+    """A text in the language it is shown in, which keeps both wordings: what is stored
+    can be read later in another language.
+    """
+
+    wordings: dict[str, str]
+
+    def __new__(cls, english: str, chinese: str) -> Wording:
+        wordings = dict(zip(LANGUAGES, (english, chinese), strict=True))
+        text = super().__new__(cls, wordings[language()])
+        text.wordings = wordings
+        return text
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Return what a copy in another process is made of."""
+        return self.wordings["en"], self.wordings["zh"]
+
+
+def say(english: str, chinese: str) -> Wording:
     """Return the wording in the user's language."""
-    return chinese if language() == "zh" else english
+    return Wording(english, chinese)
+
+
+def wordings_of(text: str) -> dict[str, str]:
+    """Return what a text says by language; {} where it is in one language alone."""
+    return text.wordings if isinstance(text, Wording) else {}
+
+
+def joined(texts: Sequence[str], separator: str = "\n  ") -> str:
+    """Return the texts that are not empty, one after another, in both languages where
+    each of them is.
+    """
+    filled = [text for text in texts if text]
+    if not all(isinstance(text, Wording) for text in filled):
+        return separator.join(filled)
+    english, chinese = (
+        separator.join(wordings_of(text)[name] for text in filled) for name in LANGUAGES
+    )
+    return Wording(english, chinese)

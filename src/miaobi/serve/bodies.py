@@ -32,8 +32,8 @@ UPLOADS = re.compile(
     re.DOTALL,
 )
 """Where multipart forms belong."""
-FORMS = re.compile(r"/studio/login")
-"""The one page with a form of its own; the guard has checked where it comes from."""
+FORMS = re.compile(r"/studio/.*", re.DOTALL)
+"""Where pages send forms: each carries the visitor's token (studio/visit.py)."""
 FORM = 1 << 20
 """Bytes of a form beside its file."""
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}

@@ -25,7 +25,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from miaobi.core.language import say
+from miaobi.core.language import preferred, say, speaking
 from miaobi.serve.callers import Caller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.sessions import COOKIE
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 OPEN = re.compile(
     r"/health|/ready"
-    r"|/studio/login"
+    r"|/studio/login|/studio/static/[0-9a-f]+/[a-z0-9_.-]+"
     r"|/v1/images/files/[A-Za-z0-9_-]{22,86}\.(?:png|jpeg|webp)"
 )
-"""Answered without a key: whether the server lives, the page that asks for a key, and
-pictures under a name that nobody can guess and that expires (as OpenAI's own signed
-URLs).
+"""Answered without a key: whether the server lives, the page that asks for a key and
+what it is styled with, and pictures under a name that nobody can guess and that expires
+(as OpenAI's own signed URLs).
 """
 STUDIO = re.compile(r"/studio(?:/.*)?", re.DOTALL)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -83,22 +83,27 @@ class Guard:
             scope["state"]["caller"] = scope[INSIDE]
             await self.app(scope, receive, send)
         else:
-            try:
-                headers = self._headers(scope)
-                self._host(headers)
-                if self._shares(scope, headers):
-                    send = _readable_by(headers["origin"], send)
-                    if _is_preflight(scope, headers):
-                        await Response(None, 204, PREFLIGHT)(scope, receive, send)
-                        return
-                else:
-                    self._origin(scope, headers)
-                scope["state"]["caller"] = await self._caller(scope, headers)
-            except ApiError as error:
-                answer = self._login(scope) if error.status == 401 else None
-                await (answer or error.response())(scope, receive, send)
-                return
-            await self.app(scope, receive, send)
+            with speaking(preferred(_accept_language(scope))):
+                await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on with its caller."""
+        try:
+            headers = self._headers(scope)
+            self._host(headers)
+            if self._shares(scope, headers):
+                send = _readable_by(headers["origin"], send)
+                if _is_preflight(scope, headers):
+                    await Response(None, 204, PREFLIGHT)(scope, receive, send)
+                    return
+            else:
+                self._origin(scope, headers)
+            scope["state"]["caller"] = await self._caller(scope, headers)
+        except ApiError as error:
+            answer = self._login(scope) if error.status == 401 else None
+            await (answer or error.response())(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
     def _headers(self, scope: Scope) -> dict[str, str]:
         """By name. Host, Authorization, Origin and Content-Length may come once only."""
@@ -248,6 +253,11 @@ def _readable_by(origin: str, send: Send) -> Send:
         await send(message)
 
     return send_readable
+
+
+def _accept_language(scope: Scope) -> str:
+    values = [value for name, value in scope["headers"] if name == b"accept-language"]
+    return b",".join(values).decode("latin-1")
 
 
 def _cookie(headers: Mapping[str, str]) -> str:

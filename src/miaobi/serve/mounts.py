@@ -20,4 +20,4 @@ class Page(Protocol):
     async def close(self) -> None: ...
 
 
-pages: Registry[type[Page]] = Registry("pages", {"studio": "miaobi.studio.door:Door"})
+pages: Registry[type[Page]] = Registry("pages", {"studio": "miaobi.studio.app:Studio"})

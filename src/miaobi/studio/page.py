@@ -1,167 +1,55 @@
-"""The studio's page: one Gradio application per language, built of the rooms in the registry.
+"""What a page of the studio is.
 
-Importing Gradio takes seconds, so this module is imported when somebody first comes
-(door.py). Nothing on the page comes from outside this server: fonts are the system's,
-analytics are off, and the door's content policy lets nothing else through.
+A page is a folder with a module `page.py` and its templates beside it, named in the
+registry (studio/pages/__init__.py). The module offers
+
+    TITLE = ("Jobs", "任务")     English and Chinese
+    GROUP = "foot"               where it stands in the navigation, one of navigation.GROUPS
+    ORDER = 10                   its place there
+    ROUTES = [get("", show), post("/{job}/cancel", cancel)]
+
+Its address is /studio/LANGUAGE/NAME, and what follows is the page's own. A handler is a
+function `async def show(visit: Visit) -> Response`; `visit` holds whatever it needs
+(studio/visit.py). Templates have the page's name before theirs: "jobs/page.html".
+
+Everything that a page does goes through the server's own HTTP API in its visitor's name:
+it can do nothing that a program with the same key could not, and every limit holds.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from html import escape
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.responses import Response
 
-from miaobi.provenance.label import NOTICE
-from miaobi.serve.services import Services
-from miaobi.studio.keeping import folder_of
-from miaobi.studio.rooms import rooms
+from miaobi.studio.visit import Visit
 
-UPLOAD = "64mb"
-FORGET = (3600, 24 * 3600)
-"""Seconds: how often files that rooms made are looked through, and from what age they
-are deleted.
-"""
-AT_ONCE = 64
-"""Visitors' clicks that are worked on at the same time; what runs models waits in the
-server's own queue.
-"""
-WAITING = 256
-FONTS = [
-    "system-ui",
-    "-apple-system",
-    "Segoe UI",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "sans-serif",
-]
-MONO = [
-    "ui-monospace",
-    "SF Mono",
-    "Cascadia Mono",
-    "Menlo",
-    "Consolas",
-    "Noto Sans Mono CJK SC",
-    "monospace",
-]
-LABEL = (NOTICE, "由AI生成 / AI-generated")
+Handler = Callable[[Visit], Awaitable[Response]]
 
 
-def prepare(folder: Path) -> None:
-    """What Gradio reads from the environment when it is imported: no messages home, no
-    other server, its files in ours.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(
-        GRADIO_ANALYTICS_ENABLED="False",
-        GRADIO_SSR_MODE="False",
-        GRADIO_RUN_HISTORY="False",
-        GRADIO_TEMP_DIR=str(folder),
-        GRADIO_ANALYTICS_CACHE_FREQUENCY=str(10**9),
-    )  # it reckons up its own figures after every click otherwise
+@dataclass(frozen=True)
+class PageRoute:
+    """A handler, and the requests that it answers."""
+
+    method: str
+    path: str
+    """Below the page's address, as Starlette writes paths: "/{job}/cancel"."""
+    handler: Handler
 
 
-def build(
-    app: ASGIApp, services: Services, language: str, path: str
-) -> tuple[FastAPI, AbstractAsyncContextManager[Any]]:
-    """The page in one language, to answer under `path`, and the life it needs while it
-    is open. Slow: call in a thread.
-    """
-    prepare(folder_of(services.settings.folder))
-    import gradio as gr
-
-    from miaobi.studio.room import Desk, Room
-    from miaobi.studio.theme import theme
-
-    found: list[Room] = sorted(
-        (rooms.get(name) for name in rooms.names()), key=lambda room: room.ORDER
-    )
-    chinese = language == "zh"
-    with gr.Blocks(
-        title="妙笔 miaobi",
-        analytics_enabled=False,
-        delete_cache=FORGET,
-        fill_width=True,
-    ) as page:
-        gr.HTML(_header(chinese, path), elem_id="top", padding=False)
-        with gr.Tabs(elem_id="rooms"):
-            desk = None
-            for room in found:
-                with gr.Tab(room.TITLE[chinese], id=room.TITLE[0]) as tab:
-                    desk = (
-                        replace(desk, tab=tab)
-                        if desk
-                        else Desk(
-                            app,
-                            services.settings,
-                            services.sessions,
-                            language,
-                            tab,
-                            page,
-                        )
-                    )
-                    room.build(desk)
-        if desk:  # a page that was closed before it listened for its answer is noticed by its heartbeat only
-            page.unload(desk.leave)
-        gr.HTML(
-            f'<p role="note">{LABEL[chinese]}<span>{_caution(chinese)}</span></p>',
-            elem_id="label",
-            padding=False,
-        )
-    page.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
-    shell = FastAPI(openapi_url=None)
-    gr.mount_gradio_app(
-        shell,
-        page,
-        path,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        show_error=False,
-        max_file_size=UPLOAD,
-        allowed_paths=[],
-        blocked_paths=[str(services.settings.files)],
-        enable_monitoring=False,
-        mcp_server=False,
-        theme=theme(FONTS, MONO),
-        css=_read("look.css"),
-        head=f"<script>{_read('page.js')}</script>",
-    )
-    return shell, shell.router.lifespan_context(shell)
+def get(path: str, handler: Handler) -> PageRoute:
+    return PageRoute("GET", path, handler)
 
 
-def _read(name: str) -> str:
-    return files("miaobi.studio").joinpath(name).read_text(encoding="utf-8")
+def post(path: str, handler: Handler) -> PageRoute:
+    """A route of what changes something: its form carries the visitor's token."""
+    return PageRoute("POST", path, handler)
 
 
-def _caution(chinese: bool) -> str:
-    return (
-        "模型会出错，重要内容请核实。"
-        if chinese
-        else "Models make mistakes: check what matters."
-    )
-
-
-def _header(chinese: bool, path: str) -> str:
-    other, name = ("en", "English") if chinese else ("zh", "中文")
-    scheme, leave = ("浅色与深色", "退出") if chinese else ("Light or dark", "Sign out")
-    home = path.rsplit("/", 1)[0]
-    return (
-        f'<header><a class="brand" href="{escape(path)}/" aria-label="妙笔 '
-        'miaobi"><b aria-hidden="true">妙</b><span>妙'
-        "笔<i>miaobi</i></span></a>"
-        f'<nav aria-label="{"页面设置" if chinese else "Page settings"}"><a '
-        f'href="{home}/?language={other}" hreflang="{other}" '
-        f'lang="{other}">{name}</a>'
-        f'<button type="button" id="scheme" aria-label="{scheme}" title="{scheme}">◐</button>'
-        f'<a id="leave" href="{home}/login" hidden>{leave}</a></nav></header>'
-    )
+class Page(Protocol):
+    TITLE: tuple[str, str]
+    GROUP: str
+    ORDER: int
+    ROUTES: Sequence[PageRoute]

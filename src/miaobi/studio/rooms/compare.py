@@ -12,8 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.dialogue import asked, controls, resting, written
-from miaobi.studio.room import QUIET, Desk, Refusal, still_there
+from miaobi.studio.rooms.dialogue import asked, controls, resting, written
+from miaobi.studio.rooms.room import QUIET, Desk, Refusal, still_there
 
 TITLE = ("Compare", "比较")
 ORDER = 20

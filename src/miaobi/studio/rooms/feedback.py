@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.drawing import notice, sign, table, text, when
-from miaobi.studio.keeping import folder_of, keep
-from miaobi.studio.room import QUIET, Desk
+from miaobi.studio.rooms.drawing import notice, sign, table, text, when
+from miaobi.studio.rooms.keeping import folder_of, keep
+from miaobi.studio.rooms.room import QUIET, Desk
 
 TITLE = ("Feedback", "反馈")
 ORDER = 45

@@ -14,9 +14,9 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from miaobi.studio.drawing import table, text
-from miaobi.studio.keeping import folder_of, keep
-from miaobi.studio.room import QUIET, Desk, still_there
+from miaobi.studio.rooms.drawing import table, text
+from miaobi.studio.rooms.keeping import folder_of, keep
+from miaobi.studio.rooms.room import QUIET, Desk, still_there
 
 TITLE = ("Pictures", "图片")
 ORDER = 30

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.room import Desk, still_there
-from miaobi.studio.runs import Runs
-from miaobi.studio.work import TRAINING
+from miaobi.studio.rooms.room import Desk, still_there
+from miaobi.studio.rooms.runs import Runs
+from miaobi.studio.rooms.work import TRAINING
 
 TITLE = ("Train", "训练")
 ORDER = 35

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.drawing import text
-from miaobi.studio.room import Desk, still_there
-from miaobi.studio.runs import Runs
-from miaobi.studio.work import TUNING
+from miaobi.studio.rooms.drawing import text
+from miaobi.studio.rooms.room import Desk, still_there
+from miaobi.studio.rooms.runs import Runs
+from miaobi.studio.rooms.work import TUNING
 
 TITLE = ("Tune", "调优")
 ORDER = 40

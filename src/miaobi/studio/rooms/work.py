@@ -8,8 +8,8 @@ from math import isfinite
 from typing import Any
 
 from miaobi.evaluate.page import Series, line_chart
-from miaobi.studio.drawing import notice, sign, text, when
-from miaobi.studio.room import Desk
+from miaobi.studio.rooms.drawing import notice, sign, text, when
+from miaobi.studio.rooms.room import Desk
 
 TRAINING, TUNING, BATCHES = "/v1/training/jobs", "/v1/fine_tuning/jobs", "/v1/batches"
 PLACES = {"trainjob": TRAINING, "ftjob": TUNING, "batch": BATCHES}

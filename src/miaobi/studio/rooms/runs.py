@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from miaobi.provenance.label import NOTICE
-from miaobi.studio.drawing import notice, sign, table, text
-from miaobi.studio.room import QUIET, Desk, still_there
-from miaobi.studio.work import (
+from miaobi.studio.rooms.drawing import notice, sign, table, text
+from miaobi.studio.rooms.room import QUIET, Desk, still_there
+from miaobi.studio.rooms.work import (
     OVER,
     curves,
     messages,

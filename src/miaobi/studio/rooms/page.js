@@ -1,7 +1,7 @@
-// Light or dark is the system's choice until the visitor makes one. The way out shows where there is a session. What Gradio leaves
+// Light or dark is the system's choice until the visitor makes one, here or on another page of the studio. What Gradio leaves
 // unnamed for those who hear the page is named. (Gradio puts this script in when the page is already there.)
 (() => {
-  const chosen = () => localStorage.getItem("miaobi-scheme");
+  const chosen = () => /(?:^|; )miaobi_theme=(light|dark)/.exec(document.cookie)?.[1];
   const system = matchMedia("(prefers-color-scheme: dark)");
   const show = () => {
     const dark = (chosen() ?? (system.matches ? "dark" : "light")) === "dark";
@@ -9,8 +9,6 @@
   };
   const mend = () => {
     document.querySelectorAll(".empty[aria-label]:not([role])").forEach((empty) => empty.setAttribute("role", "img"));
-    const leave = document.querySelector("#leave");
-    if (leave) leave.hidden = !document.cookie.includes("miaobi_signed_in=");
   };
   // Gradio writes the browser's language there; what is read aloud is the page's.
   const language = location.pathname.startsWith("/studio/zh") ? "zh-CN" : "en";
@@ -21,7 +19,8 @@
   system.addEventListener("change", show);
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("#scheme")) return;
-    localStorage.setItem("miaobi-scheme", document.body.classList.contains("dark") ? "light" : "dark");
+    const theme = document.body.classList.contains("dark") ? "light" : "dark";
+    document.cookie = `miaobi_theme=${theme}; path=/studio; max-age=31536000; samesite=strict`;
     show();
   });
   // Tabs answer to the arrow keys, as everybody who uses a keyboard expects of them.

@@ -1,14 +1,6 @@
-"""/studio: the way in to the page. Light: Gradio is imported in a thread when the first
-visitor comes, who reads "one moment".
-
-    /studio/          to the page in the visitor's language (?language=, then a cookie,
-                      then Accept-Language, then $MIAOBI_LANG)
-    /studio/login     asks for a key where the server has keys; a random token in a
-                      cookie stands for it from then on
-    /studio/en/...    the page, and of Gradio's own routes only those that the page
-                      needs: not its proxy, programs' API or editors
-
-Every answer carries a content policy that lets the browser fetch from this server only.
+"""The pages that are still Gradio's, below /studio/LANGUAGE/rooms/. Gradio is imported in
+a thread when the first visitor comes, who reads "one moment". Of its own routes only
+those are reachable that these pages need: not its proxy, programs' API or editors.
 """
 
 from __future__ import annotations
@@ -21,26 +13,19 @@ from importlib.util import find_spec
 from string import Template
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route, Router
+from starlette.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from miaobi.core.errors import MissingPart
-from miaobi.core.language import language, say
+from miaobi.core.language import say
 from miaobi.serve.admission import Admission
 from miaobi.serve.errors import ApiError
 from miaobi.serve.services import Services
-from miaobi.serve.sessions import COOKIE, SECONDS
-from miaobi.studio.inside import Inside
-from miaobi.studio.keeping import folder_of
-from miaobi.studio.owned import Owned
+from miaobi.studio.rooms.keeping import folder_of
+from miaobi.studio.rooms.owned import Owned
 
-LANGUAGE, SIGNED_IN = "miaobi_language", "miaobi_signed_in"
-LANGUAGES = ("en", "zh")
 NEEDED = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/[^?]+"
     r"|/gradio_api/(info|startup-events|queue/(join|data)|upload|upload_progress"
@@ -83,102 +68,7 @@ POLL = 0.5
 """Seconds between two looks of an open page's event streams at whether the server is stopping."""
 
 
-class Door:
-    """The application behind /studio."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-        self._pages = {name: _Page(app, name) for name in LANGUAGES}
-        self._inner = Router(
-            routes=[
-                Route("/", self._choose),
-                Route("/login", self._form),
-                Route("/login", self._sign_in, methods=["POST"]),
-                *(Mount(f"/{name}", page) for name, page in self._pages.items()),
-            ]
-        )
-
-    @property
-    def _services(self) -> Services:
-        found: Services = self._app.state.services
-        return found
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def decent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                for name in [
-                    name for name in headers if name.startswith("access-control-")
-                ]:
-                    del headers[name]
-            await send(message)
-
-        if scope["type"] == "http":
-            await self._inner(scope, receive, decent)
-
-    async def close(self) -> None:
-        for page in self._pages.values():
-            await page.close()
-
-    async def _choose(self, request: Request) -> Response:
-        chosen = _language(request)
-        answer = RedirectResponse(f"/studio/{chosen}/", 303)
-        if "language" in request.query_params:
-            answer.set_cookie(
-                LANGUAGE, chosen, max_age=365 * 86400, path="/studio", samesite="strict"
-            )
-        return answer
-
-    async def _form(self, request: Request) -> Response:
-        """The form; whoever comes here on purpose is signed out."""
-        self._services.sessions.end(request.cookies.get(COOKIE, ""))
-        answer = HTMLResponse(_filled("login.html", _language(request)))
-        for name in (COOKIE, SIGNED_IN):
-            answer.delete_cookie(name, path="/studio", samesite="strict")
-        return answer
-
-    async def _sign_in(self, request: Request) -> Response:
-        """A key is good if the API takes it. JSON, not a form: other sites can send forms."""
-        try:
-            given = (await request.json())["key"]
-        except (ValueError, KeyError, TypeError):
-            given = None
-        if not isinstance(given, str) or not re.fullmatch(r"[\x21-\x7e]{1,256}", given):
-            return ApiError(400, 'Give the key as JSON: {"key": "mb-..."}.').response()
-        async with httpx.AsyncClient(
-            transport=Inside(self._app), base_url="http://127.0.0.1"
-        ) as api:
-            checked = await api.get(
-                "/v1/models", headers={"authorization": f"Bearer {given}"}
-            )
-        if checked.is_error:
-            return Response(
-                checked.content, checked.status_code, media_type="application/json"
-            )
-        answer = JSONResponse({"signed_in": True})
-        secure = request.url.scheme == "https"
-        answer.set_cookie(
-            COOKIE,
-            self._services.sessions.begin(given),
-            max_age=SECONDS,
-            path="/studio",
-            httponly=True,
-            samesite="strict",
-            secure=secure,
-        )
-        answer.set_cookie(
-            SIGNED_IN,
-            "1",
-            max_age=SECONDS,
-            path="/studio",
-            samesite="strict",
-            secure=secure,
-        )
-        return answer
-
-
-class _Page:
+class Rooms:
     """One language's page, built when first asked for."""
 
     def __init__(self, app: FastAPI, language: str) -> None:
@@ -188,7 +78,21 @@ class _Page:
         self._building: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(f"/studio/{self._language}") or "/"
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                shared = [
+                    name for name in headers if name.startswith("access-control-")
+                ]
+                for name in shared:
+                    del headers[name]
+            await send(message)
+
+        await self._answer(scope, receive, send_with_headers)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(f"/studio/{self._language}/rooms") or "/"
         if not NEEDED.fullmatch(path):
             await ApiError(404, "The studio has no such page.").response()(
                 scope, receive, send
@@ -254,11 +158,15 @@ class _Page:
         )(scope, receive, send)
 
     async def _build(self) -> None:
-        from miaobi.studio import page
+        from miaobi.studio.rooms import page
 
         services: Services = self._app.state.services
         shell, life = await asyncio.to_thread(
-            page.build, self._app, services, self._language, f"/studio/{self._language}"
+            page.build,
+            self._app,
+            services,
+            self._language,
+            f"/studio/{self._language}/rooms",
         )
         await life.__aenter__()
         self._shell = Owned(shell, folder_of(services.settings.folder))
@@ -300,51 +208,19 @@ class _Listening:
 
 
 WORDS = {
-    "login.html": {
-        "en": {
-            "lang": "en",
-            "title": "Sign in",
-            "key": "Key",
-            "enter": "Open the studio",
-            "unknown": "This key is not known here, or was revoked.",
-            "hint": "The server's owner gives out keys: miaobi keys create NAME.",
-        },
-        "zh": {
-            "lang": "zh-CN",
-            "title": "登录",
-            "key": "密钥",
-            "enter": "进入工作室",
-            "unknown": "这里不认识这个密钥，或者它已被吊销。",
-            "hint": "密钥由服务器的主人发放：miaobi keys create 名称。",
-        },
+    "en": {
+        "lang": "en",
+        "title": "One moment",
+        "hint": "This page is opening for its first visitor.",
     },
-    "moment.html": {
-        "en": {
-            "lang": "en",
-            "title": "One moment",
-            "hint": "The studio is opening for its first visitor.",
-        },
-        "zh": {
-            "lang": "zh-CN",
-            "title": "请稍候",
-            "hint": "工作室正在为第一位访客开门。",
-        },
+    "zh": {
+        "lang": "zh-CN",
+        "title": "请稍候",
+        "hint": "页面正在为第一位访客打开。",
     },
 }
 
 
 def _filled(name: str, chosen: str) -> str:
-    text = files("miaobi.studio").joinpath(name).read_text(encoding="utf-8")
-    return Template(text).substitute(WORDS[name][chosen])
-
-
-def _language(request: Request) -> str:
-    """The visitor's: asked for, kept, the browser's first of ours, or the server's."""
-    for given in (request.query_params.get("language"), request.cookies.get(LANGUAGE)):
-        if given in LANGUAGES:
-            return given
-    wanted = [
-        part.split(";")[0].strip()[:2].lower()
-        for part in request.headers.get("accept-language", "").split(",")
-    ]
-    return next((name for name in wanted if name in LANGUAGES), language())
+    text = files("miaobi.studio.rooms").joinpath(name).read_text(encoding="utf-8")
+    return Template(text).substitute(WORDS[chosen])

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from miaobi.studio.room import Desk, Refusal
+from miaobi.studio.rooms.room import Desk, Refusal
 
 PACE = 0.06
 """Seconds between two looks at a text that is being written: faster than the eye, and

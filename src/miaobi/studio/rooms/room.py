@@ -1,6 +1,6 @@
 """What a room of the studio is, and what it is given.
 
-A room is a module in studio/rooms/, named in the registry. It offers
+A room is a module in this folder, named in the registry. It offers
 
     TITLE = ("Chat", "对话")            English and Chinese
     ORDER = 10                          where its tab stands; the first room is the one that opens
@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from miaobi.serve.sessions import COOKIE, Sessions
 from miaobi.serve.settings import Settings
 from miaobi.studio.inside import Inside
+from miaobi.studio.rooms import rooms
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events that need no sign that they are under way. None of the page's events can
@@ -191,6 +192,12 @@ def still_there(chosen: str | None, offered: Iterable[str]) -> str | None:
     """What was chosen, where it is still offered; else the first."""
     names = list(offered)
     return chosen if chosen in names else next(iter(names), None)
+
+
+def asked_room(visitor: gr.Request) -> Any:
+    """Open the room that the address names, where it names one."""
+    name = visitor.query_params.get("room", "")
+    return gr.Tabs(selected=name) if name in rooms else gr.skip()
 
 
 class Refusal(gr.Error):
