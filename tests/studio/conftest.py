@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,10 +61,15 @@ class Site:
             f"{self.url}{path}", headers={"authorization": f"Bearer {KEY}"}, **given
         )
 
+    def streaming(self, path: str) -> AbstractContextManager[httpx.Response]:
+        """An answer as it is sent, compressed."""
+        headers = {"authorization": f"Bearer {KEY}", "accept-encoding": "gzip"}
+        return httpx.stream("GET", f"{self.url}{path}", headers=headers)
+
     def sign_in(self) -> httpx.Cookies:
         """A visitor's cookies."""
-        answer = httpx.post(f"{self.url}/studio/login", json={"key": KEY})
-        assert answer.is_success, answer.text
+        answer = httpx.post(f"{self.url}/studio/login", data={"key": KEY})
+        assert answer.status_code == 303, answer.text
         return answer.cookies
 
 
@@ -142,17 +147,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def site(home: Path) -> Iterator[Site]:
-    pytest.importorskip("gradio", reason="pip install 'miaobi[studio]'")
     make_model("poet", metrics={"loss": 1.9})
     make_model("poet", ("poet@1",), {"loss": 1.7})
     with serving(home, KEY) as found:
-        until(
-            lambda: all(
-                found.get(f"/studio/{name}/").status_code == 200
-                for name in ("en", "zh")
-            )
-        )
         yield found
+
+
+@pytest.fixture(scope="session")
+def rooms(site: Site) -> Site:
+    """The site, when its pages that are Gradio's are open."""
+    pytest.importorskip("gradio", reason="pip install 'miaobi[studio]'")
+
+    def are_open() -> bool:
+        pages = [site.get(f"/studio/{name}/rooms/") for name in ("en", "zh")]
+        return all(page.status_code == 200 for page in pages)
+
+    until(are_open)
+    return site
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +187,13 @@ its session is gone already (404 from gradio.routes, `sse_stream`).
 
 @pytest.fixture
 def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
-    """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/",
-    color_scheme="dark", ...).
+    """Open a page in a fresh visitor's browser, signed in: visit("/studio/en/chat",
+    color_scheme="dark", ...). `expect`: parts of what its console may say.
     """
-    contexts, told, hosts = [], [], set()
+    contexts = list[Any]()
+    told = list[str]()
+    hosts = set[str | None]()
+    expected = list[str]()
 
     def open_page(
         path: str, expect: tuple[str, ...] = (), signed_in: bool = True, **options: Any
@@ -189,10 +203,11 @@ def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
         )
         contexts.append(context)
         if signed_in:
+            cookies = site.sign_in()
             context.add_cookies(
                 [
                     {"name": name, "value": value, "url": f"{site.url}/studio"}
-                    for name, value in site.sign_in().items()
+                    for name, value in cookies.items()
                 ]
             )
         page = context.new_page()
@@ -210,16 +225,26 @@ def visit(browser: Any, site: Site) -> Iterator[Callable[..., Any]]:
         )
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(f"{site.url}{path}")
-        open_page.expected = expect  # type: ignore[attr-defined]
+        expected.extend([*expect, *(LEFT if "/rooms/" in path else ())])
         return page
 
-    open_page.expected = ()  # type: ignore[attr-defined]
     yield open_page
     for context in contexts:
         context.close()
-    assert [
-        line
-        for line in told
-        if not any(part in line for part in (*LEFT, *open_page.expected))
-    ] == []  # type: ignore[attr-defined]
+    assert [line for line in told if not any(part in line for part in expected)] == []
     assert hosts <= {"127.0.0.1"}
+
+
+def serious(page: Any) -> list[str]:
+    """What axe (bundled with its Python package) calls serious or critical, each with
+    where it is.
+    """
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{item['id']}: {node['html'][:160]}"
+        for item in found
+        if item["impact"] in ("serious", "critical")
+        for node in item["nodes"]
+    ]

@@ -45,7 +45,10 @@ class SignIn:
         async with httpx.AsyncClient(
             transport=Inside(visit.app), base_url="http://127.0.0.1"
         ) as api:
-            headers = {"authorization": f"Bearer {key}"}
+            headers = {
+                "accept-language": visit.language,
+                "authorization": f"Bearer {key}",
+            }
             checked = await api.get("/v1/models", headers=headers)
         if checked.is_error:
             refusal = Refused.of(checked.status_code, checked.content)

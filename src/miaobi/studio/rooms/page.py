@@ -84,7 +84,7 @@ def build(
     prepare(folder_of(services.settings.folder))
     import gradio as gr
 
-    from miaobi.studio.rooms.room import Desk, Room, asked_room
+    from miaobi.studio.rooms.room import Desk, Room, room_asked
     from miaobi.studio.rooms.theme import theme
 
     found: list[Room] = sorted(
@@ -115,7 +115,7 @@ def build(
                         )
                     )
                     room.build(desk)
-        page.load(asked_room, None, tabs, api_visibility="private")
+        page.load(room_asked(rooms.names()), None, tabs, api_visibility="private")
         if desk:  # a page that was closed before it listened for its answer is noticed by its heartbeat only
             page.unload(desk.leave)
         gr.HTML(

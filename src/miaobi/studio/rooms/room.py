@@ -16,7 +16,7 @@ from __future__ import annotations
 import html
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,7 +27,6 @@ from starlette.types import ASGIApp
 from miaobi.serve.sessions import COOKIE, Sessions
 from miaobi.serve.settings import Settings
 from miaobi.studio.inside import Inside
-from miaobi.studio.rooms import rooms
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For events that need no sign that they are under way. None of the page's events can
@@ -194,10 +193,14 @@ def still_there(chosen: str | None, offered: Iterable[str]) -> str | None:
     return chosen if chosen in names else next(iter(names), None)
 
 
-def asked_room(visitor: gr.Request) -> Any:
-    """Open the room that the address names, where it names one."""
-    name = visitor.query_params.get("room", "")
-    return gr.Tabs(selected=name) if name in rooms else gr.skip()
+def room_asked(names: Collection[str]) -> Callable[[gr.Request], Any]:
+    """Return what opens the room that the address names, where it names one of these."""
+
+    def open_room(visitor: gr.Request) -> Any:
+        name = visitor.query_params.get("room", "")
+        return gr.Tabs(selected=name) if name in names else gr.skip()
+
+    return open_room
 
 
 class Refusal(gr.Error):

@@ -6,8 +6,8 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
-from miaobi.studio.drawing import lineage, notice, sign, size, table, text
-from miaobi.studio.work import curves
+from miaobi.studio.rooms.drawing import lineage, notice, sign, size, table, text
+from miaobi.studio.rooms.work import curves
 
 
 def test_nothing_from_outside_becomes_html() -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.studio.conftest import Site, serving, until
 
-PAGE = "/studio/en"
+PAGE = "/studio/en/rooms"
 KEYS = ("mb-first", "mb-second")
 Visitors = list[httpx.Client]
 UPLOAD = f"{PAGE}/gradio_api/upload"
@@ -31,7 +31,7 @@ def visitors(home: Path) -> Iterator[list[httpx.Client]]:
 
 
 def visitor(site: Site, key: str) -> httpx.Client:
-    answer = httpx.post(f"{site.url}/studio/login", json={"key": key})
+    answer = httpx.post(f"{site.url}/studio/login", data={"key": key})
     return httpx.Client(base_url=site.url, cookies=answer.cookies, timeout=30)
 
 

@@ -1,8 +1,5 @@
-"""The page in a real browser: each room's main path, keyboard, light and dark, Chinese
-and English, large and small, and what axe finds.
-
-All browser tests are in this one module: Playwright keeps an event loop running in its
-thread until its fixture ends.
+"""The pages that are still Gradio's in a real browser: each one's main path, and what axe
+finds, light and dark, Chinese and English.
 """
 
 from __future__ import annotations
@@ -15,46 +12,28 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from tests.studio.conftest import KEY, Site, until
+from tests.studio.conftest import Site, serious, until
 
 from miaobi.provenance.image import read_record
 
 Visit = Callable[..., Any]
 ROOMS = {
-    "en": [
-        "Chat",
-        "Compare",
-        "Pictures",
-        "Train",
-        "Tune",
-        "Feedback",
-        "Models",
-        "Jobs",
-    ],
-    "zh": ["对话", "比较", "图片", "训练", "调优", "反馈", "模型", "任务"],
+    "en": ["Compare", "Pictures", "Train", "Tune", "Feedback"],
+    "zh": ["比较", "图片", "训练", "调优", "反馈"],
 }
+PAGE = "/studio/en/rooms/"
 
 
-def serious(page: Any) -> list[str]:
-    """What axe (bundled with its Python package) calls serious or critical, each with
-    where it is.
-    """
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{item['id']}: {node['html'][:160]}"
-        for item in found
-        if item["impact"] in ("serious", "critical")
-        for node in item["nodes"]
-    ]
+@pytest.fixture(autouse=True)
+def _open(rooms: Site) -> None:
+    """Every test here is about pages that are open."""
 
 
 @pytest.mark.parametrize(("language", "scheme"), [("en", "light"), ("zh", "dark")])
 def test_every_room_is_accessible(
     site: Site, visit: Visit, language: str, scheme: str
 ) -> None:
-    page = visit(f"/studio/{language}/", color_scheme=scheme)
+    page = visit(f"/studio/{language}/rooms/", color_scheme=scheme)
     found = {}
     for name in ROOMS[language]:
         page.get_by_role("tab", name=name, exact=True).click()
@@ -76,87 +55,10 @@ def choose(page: Any, field: str, value: str) -> None:
     assert box.input_value() == value
 
 
-def test_an_answer_is_written_labelled_and_asked_again_after_an_edit(
-    site: Site, visit: Visit
-) -> None:
-    page = visit("/studio/en/")
-    choose(page, "chat-model", "echo")
-    page.locator("#message textarea").fill("the rain writes <b>its</b> own letters")
-    page.keyboard.press("Enter")
-    answer = page.locator(".bot.message")
-    answer.get_by_text("the rain writes").wait_for()
-    page.locator("#send").wait_for()
-    label = answer.first.evaluate(
-        "element => getComputedStyle(element, '::after').content"
-    )
-    assert "AI-generated / 由AI生成" in label
-    assert page.get_by_role("note").inner_text().startswith("AI-generated / 由AI生成")
-    page.get_by_role("button", name="Edit").first.click()
-    page.locator("textarea.edit-textarea, .message textarea").first.fill("snow")
-    page.get_by_role("button", name="Submit").click()
-    answer.get_by_text("snow", exact=True).wait_for()
-    assert answer.count() == 1
-
-
-def test_the_keyboard_is_enough_and_light_and_language_are_kept(
-    site: Site, visit: Visit
-) -> None:
-    page = visit(
-        "/studio/en/", color_scheme="light", viewport={"width": 390, "height": 844}
-    )
-    page.get_by_role("tab", name="Chat", exact=True).focus()
-    page.keyboard.press("ArrowRight")
-    page.locator("#question textarea").wait_for()
-    assert (
-        page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
-    )
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    dark = "document.body.classList.contains('dark')"
-    assert not page.evaluate(dark)
-    page.locator("#scheme").focus()
-    page.keyboard.press("Enter")
-    assert page.evaluate(dark)
-    page.get_by_role("link", name="中文").press("Enter")
-    page.get_by_role("tab", name="对话").wait_for()
-    page.wait_for_function(dark)
-    page.wait_for_function("document.documentElement.lang === 'zh-CN'")
-    page.goto(f"{site.url}/studio/")
-    page.get_by_role("tab", name="对话").wait_for()
-
-
-def test_stop_and_a_closed_page_free_the_model_at_once(
-    site: Site, visit: Visit
-) -> None:
-    page = visit("/studio/en/")
-    choose(page, "chat-model", "slow")
-    for leave in (lambda: page.locator("#stop").click(), page.close):
-        before = site.toy("slow")["left"]
-        page.locator("#message textarea").fill("word " * 2000)
-        page.locator("#send").click()
-        until(lambda: site.toy("slow")["running"] == 1)
-        leave()
-        until(lambda: site.toy("slow") == {"running": 0, "left": before + 1})  # noqa: B023
-
-
-def test_a_model_without_dialogue_goes_on_with_a_text_and_refusals_are_told(
-    site: Site, visit: Visit
-) -> None:
-    page = visit("/studio/zh/")
-    choose(page, "chat-model", "writer")
-    page.locator("#message textarea").fill("从前有座山")
-    page.locator("#send").click()
-    page.locator(".bot.message").get_by_text("从前有座山").wait_for()
-    page.locator("#send").wait_for()
-    page.get_by_label("随机种子").first.fill("<i>seven</i>")
-    page.locator("#message textarea").fill("你好")
-    page.locator("#send").click()
-    page.get_by_text("'<i>seven</i>' 不是数字").wait_for()
-
-
 def test_pictures_are_painted_kept_as_files_with_their_facts_and_painted_again(
     site: Site, visit: Visit, tmp_path: Path
 ) -> None:
-    page = visit("/studio/en/")
+    page = visit(PAGE)
     enter(page, "Pictures")
     choose(page, "picture-model", "grey")
     page.locator("#picture-prompt textarea").fill("7")
@@ -193,7 +95,7 @@ def test_what_was_drawn_over_is_painted_anew(
     site: Site, visit: Visit, tmp_path: Path
 ) -> None:
     Image.new("RGB", (120, 80), "white").save(tmp_path / "white.png")
-    page = visit("/studio/en/")
+    page = visit(PAGE)
     enter(page, "Pictures")
     choose(page, "picture-model", "grey")
     page.get_by_text("Start from a picture").click()
@@ -215,16 +117,8 @@ def test_what_was_drawn_over_is_painted_anew(
     assert 0 < site.toy("grey")["repainted"] < 0.6
 
 
-def test_votes_are_blind_and_with_thumbs_and_edits_become_a_tuning_set(
-    site: Site, visit: Visit
-) -> None:
-    page = visit("/studio/en/")
-    choose(page, "chat-model", "echo")
-    page.locator("#message textarea").fill("a question")
-    page.locator("#send").click()
-    page.get_by_role("button", name="Like", exact=True).click()
-    until(lambda: site.get("/v1/feedback").json()["counts"].get("thumb") == 1)
-    enter(page, "Compare")
+def test_votes_are_blind_and_become_a_tuning_set(site: Site, visit: Visit) -> None:
+    page = visit(f"{PAGE}?room=compare")
     until(lambda: page.locator("#compare-second input").input_value() == "slow")
     page.locator("#question textarea").fill("Which is better?")
     page.locator("#ask-both").click()
@@ -263,7 +157,7 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(
         '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}\n'
         * 12
     )
-    page = visit("/studio/en/")
+    page = visit(PAGE)
     enter(page, "Tune")
     choose(page, "base", "echo")
     with page.expect_response(lambda answer: "/gradio_api/upload" in answer.url):
@@ -283,10 +177,6 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(
     view.get_by_text("a sample").wait_for()
     until(lambda: len(curve.get_attribute("points").split()) == 60)
     assert serious(page) == []
-    enter(page, "Jobs")
-    row = page.get_by_role("row").filter(has_text="tune echo")
-    row.get_by_text("support").wait_for()
-    page.locator("#job-events").get_by_text("Done.").wait_for()
 
 
 def test_a_model_is_trained_from_nothing_on_ones_own_data(
@@ -294,7 +184,7 @@ def test_a_model_is_trained_from_nothing_on_ones_own_data(
 ) -> None:
     data = tmp_path / "verses.txt"
     data.write_text("the rain writes its own letters\n" * 40)
-    page = visit("/studio/en/")
+    page = visit(PAGE)
     enter(page, "Train")
     until(lambda: page.locator("#recipe input").input_value() != "")
     choose(page, "recipe", "my-corpus · writes · gpt · your data")
@@ -317,45 +207,3 @@ def test_a_model_is_trained_from_nothing_on_ones_own_data(
     assert serious(page) == []
     job = site.get("/v1/training/jobs").json()["data"][0]
     assert job["miaobi"]["settings"] == {"train.max_steps": 60} and job["training_file"]
-    enter(page, "Jobs")
-    page.get_by_role("row").filter(has_text="train my-corpus").wait_for()
-
-
-def test_a_version_is_promoted_and_rolled_back(site: Site, visit: Visit) -> None:
-    page = visit("/studio/en/")
-    enter(page, "Models")
-    row = page.get_by_role("row").filter(has_text="poet@1")
-    for version in ("poet@1", "poet@2"):
-        choose(page, "version", version)
-        page.get_by_role("button", name="Promote").click()
-        page.get_by_role("row").filter(has_text="production").filter(
-            has_text=f"{version}production"
-        ).wait_for()
-    page.get_by_role("button", name="Roll back").click()
-    row.get_by_text("production").wait_for()
-    assert (
-        "poet@1 → poet@2"
-        in page.get_by_role("row").filter(has_text="poet@2").first.inner_text()
-    )
-
-
-def test_a_visitor_signs_in_and_out(site: Site, visit: Visit) -> None:
-    page = visit(
-        "/studio/",
-        expect=("401",),
-        signed_in=False,
-        locale="zh-CN",
-        color_scheme="dark",
-    )
-    page.get_by_role("heading", name="登录").wait_for()
-    assert serious(page) == []
-    page.keyboard.type("mb-wrong")
-    page.keyboard.press("Enter")
-    page.get_by_role("alert").get_by_text("密钥").wait_for()
-    page.get_by_label("密钥").fill(KEY)
-    page.keyboard.press("Enter")
-    page.get_by_role("tab", name="对话").wait_for()
-    page.get_by_role("link", name="退出").click()
-    page.get_by_role("heading", name="登录").wait_for()
-    page.goto(f"{site.url}/studio/zh/")
-    page.get_by_role("heading", name="登录").wait_for()
