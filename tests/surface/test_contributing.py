@@ -35,6 +35,9 @@ BEEP_FILES = (
     "miaobi_beep/periodic.py",
     "miaobi_beep/recipes/tune.yaml",
     "miaobi_beep/routes.py",
+    "miaobi_beep/studio/__init__.py",
+    "miaobi_beep/studio/page.html",
+    "miaobi_beep/studio/page.py",
     "miaobi_beep/tables.py",
     "miaobi_beep/versions/0001_beeps.py",
     "miaobi_beep/writer.py",
@@ -218,7 +221,7 @@ def server(
     beep: Path, python: Path, variables: dict[str, str], tmp_path: Path
 ) -> Iterator[str]:
     """The address of `miaobi serve`, once it has started."""
-    options = ["--port", "0", "--no-studio", "--workers", "2"]
+    options = ["--port", "0", "--workers", "2"]
     log = tmp_path / "serve.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -281,9 +284,23 @@ def test_the_modality_works_as_written(
     )
     assert done.returncode == 0, done.stderr
     check_client(done.stdout.splitlines())
+    check_page(address)
     metrics = httpx.get(f"{address}/metrics").text
-    # Of this server alone: 9 notes of a quarter of a second.
-    assert 'miaobi_beep_seconds_total{model="beep/scale"} 2.25' in metrics
+    # Of this server alone: 14 notes of a quarter of a second.
+    assert 'miaobi_beep_seconds_total{model="beep/scale"} 3.5' in metrics
+
+
+def check_page(address: str) -> None:
+    """The page in the studio plays a note, and shows what the API refuses."""
+    with httpx.Client(base_url=f"{address}/studio", follow_redirects=True) as client:
+        found = client.get("/zh/beeps").text
+        assert "<h1>音符</h1>" in found
+        token = re.findall(r'name="token" value="(\w+)"', found)[0]
+        fields = {"length": "5", "token": token}
+        assert "<li>cdefg</li>" in client.post("/zh/beeps/play", data=fields).text
+        refused = client.post("/zh/beeps/play", data={**fields, "length": "100"})
+        assert refused.status_code == 400
+        assert "length" in refused.text
 
 
 def check_batch(path: Path) -> None:

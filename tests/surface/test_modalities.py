@@ -37,7 +37,7 @@ OWN_PACKAGES = (
     "verbs/latent/",
 )
 """What belongs to images alone: Diffusers' pipelines, and latent spaces of pictures."""
-EXCEPTIONS = {"studio/rooms/train.py": "waits for the studio's new foundation"}
+EXCEPTIONS = {"studio/rooms/train.py": "is Gradio's still, and goes with it"}
 """Files that decide by a modality although they belong to none, and why."""
 
 
