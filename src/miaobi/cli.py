@@ -165,7 +165,7 @@ VERBS = {
     "serve": Verb(
         "miaobi.serve.command:serve",
         "models over HTTP, in OpenAI's shapes, and a studio",
-        "以 OpenAI 接口提供模型服务与网页工作室",
+        "以 OpenAI 接口提供模型服务与网页工作台",
     ),
     "batch": Verb(
         "miaobi.serve.offline:batch",

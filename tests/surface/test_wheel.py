@@ -117,7 +117,7 @@ PROMISES: dict[str, list[Step]] = {
         (SERVING.replace("{path}", "/health"), "200"),
     ],
     "studio": [
-        (SERVING.replace("{path}", "/studio"), "gradio"),
+        (SERVING.replace("{path}", "/studio/en/chat"), "htmx"),
     ],
     "wandb": [
         (SAMPLES, ""),

@@ -137,7 +137,7 @@ def greeting(settings: Settings, port: int, names: list[str]) -> str:
             f"  模型    {listed_names or '还没有：miaobi data fetch smollm2'}",
         ),
         *(
-            [say(f"  studio  {url}/studio", f"  工作室  {url}/studio")]
+            [say(f"  studio  {url}/studio", f"  工作台  {url}/studio")]
             if settings.studio
             else []
         ),

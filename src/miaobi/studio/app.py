@@ -132,7 +132,7 @@ class Studio:
 
     async def _absent(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit = self._visit(Request(scope, receive), "")
-        message = say("The studio has no such page.", "工作室没有这个页面。")
+        message = say("The studio has no such page.", "工作台没有这个页面。")
         await visit.refusal(404, message)(scope, receive, send)
 
 

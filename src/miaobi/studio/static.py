@@ -26,7 +26,7 @@ def content(name: str) -> bytes:
     names = {item.name for item in FOLDER.iterdir()}
     if name not in names:
         raise NotFound(
-            say(f"The studio has no file {name!r}.", f"工作室没有文件 {name!r}。")
+            say(f"The studio has no file {name!r}.", f"工作台没有文件 {name!r}。")
         )
     return (FOLDER / name).read_bytes()
 

@@ -99,7 +99,7 @@ class Rooms:
             )
         elif self._shell is None and find_spec("gradio") is None:
             raise MissingPart(
-                say("The studio is not installed.", "未安装工作室。"),
+                say("The studio is not installed.", "未安装工作台。"),
                 "pip install 'miaobi[studio]'",
             )
         elif self._shell is None:
