@@ -11,7 +11,7 @@ QUICK := tests/core tests/data tests/nn tests/provenance tests/surface/test_laye
 
 LOWEST := tests/core tests/data tests/provenance tests/surface/test_cli.py tests/train/test_loop.py tests/serve/test_chat.py tests/serve/test_tables.py
 
-.PHONY: help install quickstart check test test-slow clients lint format docs bench lock release lowest clean
+.PHONY: help install quickstart check test test-slow clients lint format screenshots docs bench lock release lowest clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -56,6 +56,9 @@ lint: $(STAMP)   ## format, style and types
 format: $(STAMP) ## write every file as ruff does, and let it mend what it can
 	$(BIN)/ruff check --fix src tests bench docs deploy
 	$(BIN)/ruff format src tests bench docs deploy
+
+screenshots: $(STAMP) ## pictures of every page of the studio, in build/screenshots
+	@MIAOBI_LANG=en $(BIN)/python -m tests.studio.screenshots
 
 docs: $(STAMP)   ## regenerate the command reference and run the code in the docs
 	$(BIN)/python docs/reference/make.py
