@@ -84,8 +84,8 @@ class Wording(str):
         return self.wordings["en"], self.wordings["zh"]
 
 
-def say(english: str, chinese: str) -> Wording:
-    """Return the wording in the user's language."""
+def say(english: str, chinese: str) -> str:
+    """Return the wording in the user's language, a Wording."""
     return Wording(english, chinese)
 
 
