@@ -56,6 +56,7 @@ ABILITIES = Abilities(
             "prompt_ids",
             "messages",
             "suffix",
+            "continue_final_message",
             "max_new_tokens",
             "temperature",
             "top_k",
@@ -206,7 +207,11 @@ class LlamaCppEngine:
             return request.prompt or ""
         if self.chat is None:
             raise no_chat_error(self.name)
-        prompt = self.chat.render(request.messages, tools=request.tools or None)
+        prompt = self.chat.render(
+            request.messages,
+            continue_final_message=request.continue_final_message,
+            tools=request.tools or None,
+        )
         if self._adds_bos and self.chat.bos_token:
             prompt = prompt.without_first(self.chat.bos_token)
         if not prompt.cuts:

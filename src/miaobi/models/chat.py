@@ -104,6 +104,7 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Prompt:
         """Return the conversation as the model saw conversations in training.
@@ -114,18 +115,23 @@ class ChatTemplate:
         Args:
             messages: {"role": ..., "content": ...}, in order.
             add_generation_prompt: whether an answer of the assistant begins at the end.
+            continue_final_message: whether the prompt ends within the last message, so
+                that an answer goes on with it. No other answer begins then.
             tools: JSON schemas of functions that the model may call.
         """
         check_messages(messages)
         plain = [_plain(message) for message in messages]
         marks = Marks.unused_in([plain, tools, self.source])
+        if continue_final_message:
+            plain[-1]["content"] += marks.end
         program = self._compiled
         try:
             rendered: str = program.render(
                 messages=self.control_tokens.cut(plain, marks.cut),
                 tools=self.control_tokens.cut(tools, marks.cut),
                 documents=None,
-                add_generation_prompt=add_generation_prompt,
+                add_generation_prompt=add_generation_prompt
+                and not continue_final_message,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
                 **{TURN_OPENING: marks.turn_opening, TURN_CLOSING: marks.turn_closing},
@@ -143,7 +149,27 @@ class ChatTemplate:
                     "请检查消息的角色与内容，或使用原始提示（--raw）。",
                 ),
             ) from None
+        if continue_final_message:
+            rendered = _before(marks.end, rendered)
         return marks.prompt(rendered, self.control_tokens)
+
+
+def _before(end: str, rendered: str) -> str:
+    """Return what stands before the mark `end`. Raise BadInput where it is nowhere."""
+    before, mark, _ = rendered.rpartition(end)
+    if mark:
+        return before
+    raise BadInput(
+        say(
+            "The model's chat template does not write the last message as it is.",
+            "模型的对话模板不会原样写出最后一条消息。",
+        ),
+        say(
+            "Leave continue_final_message out, so that an answer begins anew.",
+            "请去掉 continue_final_message，重新开始回答。",
+        ),
+        field="continue_final_message",
+    )
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

@@ -39,8 +39,8 @@ tokenizers put a space before whatever they are given.
 """
 
 PRIVATE_USE = range(0x100000, 0x10FFFE)
-"""Characters without a meaning: two or three that a conversation does not hold are its
-marks while it is rendered.
+"""Characters without a meaning: a few that a conversation does not hold are its marks
+while it is rendered.
 """
 
 
@@ -183,6 +183,8 @@ class Marks:
     cut: str
     turn_opening: str
     turn_closing: str
+    end: str
+    """Of a message that is not ended yet."""
 
     @classmethod
     def unused_in(cls, value: Any) -> Marks:
@@ -193,7 +195,7 @@ class Marks:
             for character in map(chr, PRIVATE_USE)
             if character not in text and _escaped(character) not in text
         )
-        return cls(*islice(spare, 3))
+        return cls(*islice(spare, 4))
 
     def prompt(self, rendered: str, tokens: ControlTokens) -> Prompt:
         """Return what was rendered without the marks, and where they stood.

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from miaobi.core.errors import BadInput, NotFound, Unsupported
@@ -37,7 +37,7 @@ ROLES = {
 
 
 class Conversations:
-    def __init__(self, records: Records, kept: bool = True, days: int = 30) -> None:
+    def __init__(self, records: Records, kept: bool = True, days: float = 30) -> None:
         """Args:
         records: the database.
         kept: whether new turns may be stored.
@@ -120,13 +120,22 @@ class Conversations:
             return path_to(last, _turns(session, last.conversation_id))
 
     def answer(
-        self, key_id: str, id: str, output: Items, model: str | None = None
+        self,
+        key_id: str,
+        id: str,
+        output: Items,
+        model: str | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> Turn:
-        """Replace what was answered, as when a person answers later. Raise NotFound."""
+        """Replace what was answered, as when a person answers later, or while an answer
+        is written; and how it was answered, where `details` are given. Raise NotFound.
+        """
         with self.records.session() as session:
             turn = self._turn(session, key_id, id)
             turn.output = list(output)
             turn.model = model
+            if details is not None:
+                turn.details = dict(details)
             text = "\n".join(texts_of([*turn.input, *output]))
             turn.folded_text = folded(text)
             self._conversation(session, key_id, turn.conversation_id).updated = now()
@@ -226,6 +235,13 @@ class Conversations:
             )
             return list(session.scalars(newest_first.limit(limit + 1)))
 
+    def note(self, key_id: str, id: str, notes: Mapping[str, Any]) -> Conversation:
+        """Replace the notes of a conversation. Raise NotFound."""
+        with self.records.session() as session:
+            conversation = self._conversation(session, key_id, id)
+            conversation.notes = dict(notes)
+        return conversation
+
     def rename(self, key_id: str, id: str, title: str) -> Conversation:
         """Give a conversation another title. Raise NotFound, BadInput for an empty one."""
         if not title.strip():
@@ -276,10 +292,15 @@ class Conversations:
             self._conversation(session, key_id, id)
             _delete(session, Conversation.id == id)
 
-    def delete_all(self, key_id: str) -> int:
-        """Delete everything of this key; return how many conversations that were."""
+    def delete_all(self, key_id: str, origin: str | None = None) -> int:
+        """Delete everything of this key, or what was held in one part of miaobi; return
+        how many conversations that were.
+        """
+        which = [Conversation.key_id == key_id]
+        if origin is not None:
+            which.append(Conversation.origin == origin)
         with self.records.session() as session:
-            return _delete(session, Conversation.key_id == key_id)
+            return _delete(session, and_(*which))
 
     def as_json(self, key_id: str, id: str) -> dict[str, Any]:
         """Return a conversation with all its branches, as JSON. Raise NotFound."""
@@ -350,7 +371,7 @@ class Conversations:
     # Inside one transaction.
 
     def _since(self) -> int:
-        return now() - self.days * DAY if self.days else 0
+        return now() - int(self.days * DAY) if self.days else 0
 
     def _living(self, key_id: str) -> Select[Conversation]:
         return select(Conversation).where(

@@ -23,6 +23,7 @@ from miaobi.core.store import NAME, Store, check_name
 from miaobi.data import packs
 from miaobi.models import weights as files
 from miaobi.models.resolvers import added_names, resolver_of
+from miaobi.serve import inputs
 from miaobi.serve.settings import Settings
 
 STATE_SECONDS = 5.0
@@ -204,6 +205,8 @@ class Names:
             "owned_by": "miaobi",
             "modality": weights.modality,
             "version": weights.label,
+            "chats": inputs.chats(weights),
+            "inputs": inputs.inputs(weights),
         }
         manifest = weights.manifest
         if manifest is not None:

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from miaobi.core.engine import Weights
+from miaobi.core.engine import HasContext, Weights
 from miaobi.core.errors import DoesNotFit, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest, requests
@@ -100,6 +100,16 @@ class Pool:
             for label, held in self._held.items()
             if held.opening.done()
         }
+
+    def context_length(self, weights: Weights) -> int | None:
+        """Return the tokens that an open model holds, prompt and answer together; None
+        where it is not open.
+        """
+        held = self._held.get(weights.label)
+        if held is None or not held.opening.done() or held.opening.exception():
+            return None
+        engine = held.opening.result().engine
+        return engine.context_length if isinstance(engine, HasContext) else None
 
     @asynccontextmanager
     async def lease(

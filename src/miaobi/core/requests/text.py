@@ -59,6 +59,8 @@ class TextRequest(Request):
     """What stands behind the text that is to be written: the model fills in between
     `prompt` and this, where it was trained to (Bavarian et al. 2022, arXiv:2207.14255).
     """
+    continue_final_message: bool = False
+    """Go on with the last of `messages`, the assistant's, as if it had not ended."""
     max_new_tokens: int = between(1, 1_000_000, 256)
     """Stop after this many tokens."""
     min_new_tokens: int = between(0, 1_000_000, 0)
@@ -153,6 +155,8 @@ class TextRequest(Request):
                     "请调大 max_new_tokens 或调小 min_new_tokens。",
                 ),
             )
+        if self.continue_final_message:
+            self._check_continued()
         if any(not text for text in self.stop):
             raise BadInput(
                 say("A stop string is empty.", "停止字符串为空。"),
@@ -172,6 +176,25 @@ class TextRequest(Request):
                 say("Set num_beams to 2 or more.", "请把 num_beams 设为 2 或更大。"),
                 field="length_penalty",
             )
+
+    def _check_continued(self) -> None:
+        last = self.messages[-1] if self.messages else {}
+        is_text = isinstance(last.get("content"), str)
+        if last.get("role") != "assistant" or not is_text or last.get("tool_calls"):
+            raise BadInput(
+                say(
+                    "continue_final_message goes on with a text of the assistant, and the "
+                    "last message is none.",
+                    "continue_final_message 用于续写助手的文本，而最后一条消息不是。",
+                ),
+                say(
+                    "End the conversation with what the assistant has written so far.",
+                    "请以助手已写出的内容结束对话。",
+                ),
+                field="continue_final_message",
+            )
+        if self.json_schema is not None:
+            self.refuse("json_schema", "continue_final_message")
 
     def _check_beams(self) -> None:
         for name, neutral in NEUTRAL_CUTS.items():

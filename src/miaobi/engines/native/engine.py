@@ -274,7 +274,11 @@ class NativeEngine:
             template = self._adapter(request.adapter).chat
         if template is None:
             raise no_chat_error(request.adapter or self.checkpoint.name)
-        prompt = template.render(request.messages, tools=request.tools or None)
+        prompt = template.render(
+            request.messages,
+            continue_final_message=request.continue_final_message,
+            tools=request.tools or None,
+        )
         return prompt.encode(lambda text: tokenizer.encode(text, special=False))
 
     def _fill_ids(self, request: TextRequest, special: bool) -> list[int]:

@@ -30,6 +30,7 @@ ABILITIES = Abilities(
             "prompt",
             "prompt_ids",
             "messages",
+            "continue_final_message",
             "max_new_tokens",
             "min_new_tokens",
             "temperature",

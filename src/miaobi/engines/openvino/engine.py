@@ -155,7 +155,11 @@ class OpenVinoEngine:
             return Prompt(request.prompt or "")
         if self.chat is None:
             raise no_chat_error(self.name)
-        return self.chat.render(request.messages, tools=request.tools or None)
+        return self.chat.render(
+            request.messages,
+            continue_final_message=request.continue_final_message,
+            tools=request.tools or None,
+        )
 
     def tokenize(self, request: TextRequest, special: bool = True) -> list[int]:
         if request.prompt_ids is not None:

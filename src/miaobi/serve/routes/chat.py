@@ -51,6 +51,7 @@ async def create(fields: Chat, services: Serving, caller: CurrentCaller) -> Resp
             exchange,
             ChatEvents(fields.answers, kit, only_one, fields.top_count is not None),
             fields.includes_usage,
+            fields.includes_usage_so_far,
         )
     answers = await whole(exchange, fields.answers)
     choices = [

@@ -78,7 +78,12 @@ async def create(
     )
     count = fields.answers * len(prompts)
     if fields.stream:
-        return Events(exchange, TextEvents(exchange, count), fields.includes_usage)
+        return Events(
+            exchange,
+            TextEvents(exchange, count),
+            fields.includes_usage,
+            fields.includes_usage_so_far,
+        )
     answers = await whole(exchange, count)
     return JSONResponse(
         {

@@ -30,10 +30,12 @@ def list_models(services: Serving) -> dict[str, Any]:
 def retrieve(name: str, services: Serving) -> dict[str, Any]:
     """One model: "poet", or one of its versions, "poet@2".
 
-    context_length: tokens of prompt and answer together; null where nothing says.
+    context_length: tokens of prompt and answer together: those of the open model, else
+        what its files say; null where nothing does.
     """
     weights = services.pool.find(name)
-    return {**services.pool.facts(name), "context_length": context_length_of(weights)}
+    tokens = services.pool.context_length(weights) or context_length_of(weights)
+    return {**services.pool.facts(name), "context_length": tokens}
 
 
 @router.delete("/{name}")

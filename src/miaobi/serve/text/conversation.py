@@ -35,6 +35,8 @@ def controls_of(fields: Chat, limits: Limits) -> dict[str, Any]:
         controls["logprobs"] = fields.top_count
     if schema is not None:
         controls["json_schema"] = schema
+    if fields.continues:
+        controls["continue_final_message"] = True
     return controls
 
 

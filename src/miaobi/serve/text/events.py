@@ -121,10 +121,23 @@ class EventStream(Response, ABC):
 class Events(EventStream):
     """Choices in OpenAI's shape."""
 
-    def __init__(self, exchange: Exchange, shape: Shape, usage: bool) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        shape: Shape,
+        usage: bool,
+        usage_so_far: bool = False,
+    ) -> None:
+        """Args:
+        exchange: that makes the answer.
+        shape: of the events.
+        usage: whether the last event says what was used.
+        usage_so_far: whether each event does.
+        """
         super().__init__(exchange)
         self.shape = shape
         self.usage = usage
+        self.usage_so_far = usage_so_far
 
     def begin(self) -> bytes:
         """The first events carry the label."""
@@ -141,7 +154,14 @@ class Events(EventStream):
         """The parts that all events of this answer share."""
         head = dumped({**self.exchange.head, "object": self.shape.object})[:-1].decode()
         self._before = f'data: {head},"choices":['
-        self._end = ',"usage":null}\n\n' if self.usage else "}\n\n"
+
+    @property
+    def _end(self) -> str:
+        """The end of an event."""
+        if not self.usage:
+            return "}\n\n"
+        used = dumped(self.exchange.usage).decode() if self.usage_so_far else "null"
+        return f',"usage":{used}}}\n\n'
 
     def _event(self, choice: dict[str, Any], label: str = "") -> str:
         return f"{self._before}{dumped(choice).decode()}]{label}{self._end}"
@@ -149,11 +169,12 @@ class Events(EventStream):
     def pieces(self, chunks: list[Chunk]) -> bytes:
         parts = list[str]()
         before_index, before_text, after_text = self.shape.plain
+        end = self._end
         for chunk in chunks:
             if self.shape.quick(chunk):
                 parts.append(
                     f"{self._before}{before_index}{chunk.index}{before_text}"
-                    f"{encode_basestring(chunk.text)}{after_text}]{self._end}"
+                    f"{encode_basestring(chunk.text)}{after_text}]{end}"
                 )
             else:
                 parts += [self._event(choice) for choice in self.shape.choices(chunk)]

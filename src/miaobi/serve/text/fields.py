@@ -64,6 +64,8 @@ class GenerationFields(Closed):
 
 class StreamOptions(Closed):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """Whether every event says what was used so far (vLLM's)."""
     include_obfuscation: bool | None = None
     """Padding against listeners who count characters. It is never sent."""
 
@@ -118,6 +120,13 @@ class Sampling(GenerationFields):
         """Whether a stream ends with what was used."""
         return self.stream_options is not None and bool(
             self.stream_options.include_usage
+        )
+
+    @property
+    def includes_usage_so_far(self) -> bool:
+        """Whether each event of a stream does so too."""
+        return self.includes_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
         )
 
     def controls(self, limits: Limits) -> dict[str, Any]:
@@ -359,6 +368,30 @@ class Chat(Sampling, NoEffect):
         Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
     ) = None
     """Of no effect on a model that does not reason; refused by one that does."""
+    continue_final_message: bool | None = None
+    """Go on with the last message, the assistant's, instead of answering it (vLLM's)."""
+    add_generation_prompt: bool | None = None
+    """Whether an answer begins after the messages: it does, unless the last one is gone
+    on with.
+    """
+
+    @property
+    def continues(self) -> bool:
+        """Whether the answer goes on with the last message. Raise ApiError 400."""
+        continues = bool(self.continue_final_message)
+        begins = self.add_generation_prompt
+        if begins is None or begins is not continues:
+            return continues
+        raise ApiError(
+            400,
+            say(
+                "An answer begins (add_generation_prompt), or the last message is gone on "
+                "with (continue_final_message): one of them.",
+                "add_generation_prompt（开始新的回答）与 continue_final_message（续写最后一条消息）"
+                "必须且只能有一个为 true。",
+            ),
+            param="add_generation_prompt",
+        )
 
     @property
     def most(self) -> int | None:
