@@ -490,7 +490,7 @@ def _section(item: Mapping[str, Any], model: str | None) -> list[str]:
     kind = item.get("type", "message")
     if kind == "message":
         english, chinese = ROLES[item["role"]]
-        heading = say(english, chinese)
+        heading: str = say(english, chinese)
         if item["role"] == "assistant" and model:
             heading = f"{heading} ({model})"
         return [f"## {heading}", "\n\n".join(texts_of([item]))]

@@ -23,6 +23,7 @@ from miaobi.core.errors import DoesNotFit, Unsupported
 from miaobi.core.language import say
 from miaobi.core.requests import Request, TextRequest, requests
 from miaobi.engines.model import Model
+from miaobi.serve.inputs import writes
 from miaobi.serve.settings import Settings
 
 log = logging.getLogger("miaobi.serve")
@@ -91,6 +92,8 @@ class Pool:
             "created": 0,
             "owned_by": "miaobi",
             "modality": self.find(name).modality,
+            "chats": writes(self.find(name)),
+            "inputs": ["text"],
         }
 
     def opened(self) -> dict[str, int]:

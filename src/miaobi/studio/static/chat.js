@@ -1,0 +1,169 @@
+// What the dialogue cannot do by markup alone: keys of the composer, files that are
+// dropped or pasted, and staying at the end of what is being written. The state lies in
+// the address and on the server; a draft lies in this tab.
+
+const composer = () => document.getElementById("composer");
+const message = () => document.getElementById("message");
+const draftKey = () => `draft ${location.pathname}`;
+
+// Enter sends, Shift+Enter breaks the line, and nothing is sent while an input method
+// composes (Safari ends the composition before the key: 229).
+document.addEventListener("keydown", (event) => {
+  if (!event.target.matches?.("[data-enter]")) return;
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  event.preventDefault();
+  event.target.form.requestSubmit();
+});
+
+// An answer is being written: Enter waits for its end, and the text stays.
+document.addEventListener("htmx:confirm", (event) => {
+  const isSending = event.target === composer() && event.detail.verb === "post";
+  if (isSending && composer().querySelector(".halt")) event.preventDefault();
+});
+
+document.addEventListener("chat:sent", () => {
+  sessionStorage.removeItem(draftKey());
+  message().value = "";
+  chosen = [];
+  keepFiles();
+  following = true;
+  message().focus();
+});
+document.addEventListener("chat:settings", () => {
+  document.getElementById("settings").showPopover();
+  document.querySelector("#settings [aria-invalid]")?.focus();
+});
+
+// Drafts.
+document.addEventListener("input", (event) => {
+  if (event.target === message()) sessionStorage.setItem(draftKey(), message().value);
+});
+
+// Files: chosen, dropped or pasted; the form's own field holds them.
+let chosen = [];
+function keepFiles() {
+  const field = document.getElementById("files");
+  const chips = document.getElementById("chips");
+  if (!field) return;
+  const transfer = new DataTransfer();
+  for (const file of chosen) transfer.items.add(file);
+  field.files = transfer.files;
+  chips.replaceChildren(
+    ...chosen.map((file) => {
+      const chip = document.createElement("span");
+      const remove = document.createElement("button");
+      chip.className = "chip";
+      chip.append(file.name, remove);
+      remove.type = "button";
+      remove.className = "plain slim";
+      remove.textContent = "×";
+      remove.setAttribute("aria-label", `${chips.dataset.remove} ${file.name}`);
+      remove.addEventListener("click", () => {
+        chosen = chosen.filter((other) => other !== file);
+        keepFiles();
+        message().focus();
+      });
+      return chip;
+    }),
+  );
+}
+function add(files) {
+  chosen = [...chosen, ...files];
+  keepFiles();
+}
+document.addEventListener("change", (event) => {
+  if (event.target.id === "files") add(event.target.files);
+});
+document.addEventListener("dragover", (event) => {
+  if (composer() && event.dataTransfer.types.includes("Files")) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (!composer() || !event.dataTransfer.files.length) return;
+  event.preventDefault();
+  add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (event.target !== message() || !event.clipboardData.files.length) return;
+  event.preventDefault();
+  add(event.clipboardData.files);
+});
+
+// The dialogue stays at its end while the reader is there.
+let following = true;
+const turns = () => document.querySelector("[data-follow]");
+function toEnd() {
+  const list = turns();
+  if (list && following) list.scrollTop = list.scrollHeight;
+}
+document.addEventListener(
+  "scroll",
+  (event) => {
+    if (!event.target.matches?.("[data-follow]")) return;
+    const { scrollHeight, scrollTop, clientHeight } = event.target;
+    following = scrollHeight - scrollTop - clientHeight < 48;
+  },
+  true,
+);
+new MutationObserver(toEnd).observe(document.body, {
+  childList: true,
+  characterData: true,
+  subtree: true,
+});
+
+// What is put in by morphing leaves alone what is being typed, and what the stream of an
+// answer has put in since.
+const isLive = (node) => node.dataset?.live !== undefined;
+const { defaults } = window.Idiomorph;
+defaults.ignoreActiveValue = true;
+defaults.callbacks.beforeNodeMorphed = (before, after) => {
+  if (before.id === "message" && after.id === "message") {
+    for (const name of ["aria-invalid", "aria-describedby"]) {
+      if (after.hasAttribute(name)) before.setAttribute(name, after.getAttribute(name));
+      else before.removeAttribute(name);
+    }
+    return false;
+  }
+  if (before.id === "chips" || before.id === "files") return false;
+  return !(isLive(before) && isLive(after));
+};
+
+// Settings: a slider says its value.
+document.addEventListener("input", (event) => {
+  const output = event.target.closest(".field")?.querySelector("output");
+  if (output) output.value = event.target.value;
+});
+
+// Copying a message: its text as it reads.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy-text]");
+  if (!button) return;
+  await navigator.clipboard.writeText(
+    document.getElementById(button.dataset.copyText).innerText,
+  );
+  const title = button.title;
+  button.title = button.dataset.copied;
+  button.classList.add("copied");
+  setTimeout(() => {
+    button.title = title;
+    button.classList.remove("copied");
+  }, 1500);
+});
+
+// Another conversation, or another branch: the list closes, the end is shown.
+document.addEventListener("click", (event) => {
+  const past = event.target.closest("#past");
+  if (past?.matches(":popover-open") && event.target.closest("a")) past.hidePopover();
+});
+document.addEventListener("htmx:pushedIntoHistory", arrive);
+document.addEventListener("htmx:historyRestore", arrive);
+function arrive() {
+  following = true;
+  toEnd();
+}
+function restore() {
+  const draft = sessionStorage.getItem(draftKey());
+  if (draft && message() && !message().value) message().value = draft;
+  toEnd();
+}
+restore();
+document.addEventListener("htmx:historyRestore", restore);
