@@ -81,3 +81,34 @@ def test_folder_and_gguf(tmp_path) -> None:
         "tokenizer.ggml.eos_token_id": 9,
     }
     assert from_gguf(metadata) == ChatTemplate("C", "<s>", "")
+
+
+SOURCES = [
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content | trim }} [/]"
+    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}",
+    "{% for m in messages %}{% if m.role == 'assistant' %}A: {% generation %}"
+    "{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}U: {{ m.content }}\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}",
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("written", ["", "Once upon ", "Once\n\n", "<|im_end|> 春"])
+def test_an_answer_is_gone_on_with_where_it_ended(source: str, written: str) -> None:
+    template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
+    asked = [{"role": "user", "content": "A story."}]
+    going_on = [*asked, {"role": "assistant", "content": written}]
+    prompt = template.render(going_on, continue_final_message=True)
+    assert prompt.text == template.render(asked).text + written
+
+
+def test_a_template_that_hides_the_last_message_cannot_go_on() -> None:
+    template = ChatTemplate("{{ messages[0].content }}")
+    messages = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "y"},
+    ]
+    with pytest.raises(BadInput, match="last message"):
+        template.render(messages, continue_final_message=True)

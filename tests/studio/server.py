@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import uvicorn
 from tests.serve.conftest import Echo, Grey, toy_pool
 
 from miaobi.core.engine import Abilities, Chunk
-from miaobi.core.requests import ImageRequest, Request
+from miaobi.core.requests import ImageRequest, Request, TextRequest
 from miaobi.serve import services as service_parts
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
@@ -32,6 +34,63 @@ class Writer(Echo):
 
     chats = False
     abilities = Abilities(Echo.abilities.controls - {"image"})
+
+
+MARKDOWN = """# Three ways
+
+| method | memory |
+|---|---:|
+| LoRA | 1.4 GB |
+
+```python
+print("<b>hello</b>")
+```
+
+<script>document.title = "taken"</script> [here](javascript:alert(1)) and
+[there](https://example.org/) ![a picture](https://example.org/x.png)
+
+- one
+- two
+"""
+
+
+class Talker(Echo):
+    """Writes what the first word of a message asks for: `count 30` numbers up to 30,
+    `markdown`, `call` of the first tool, and `json`. Goes on with an answer that was
+    stopped. Everything else it says again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0.02)
+
+    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+        assert isinstance(request, TextRequest) and request.messages
+        said = [item for item in request.messages if item["role"] != "assistant"][-1]
+        first, _, rest = str(said["content"]).partition(" ")
+        written = (
+            request.messages[-1]["content"] if request.continue_final_message else ""
+        )
+        if first == "count":
+            numbers = [f"number-{at}" for at in range(1, int(rest) + 1)]
+            text = " ".join(numbers[len(written.split()) :])
+            text = f" {text}" if written and not written.endswith(" ") else text
+        elif first == "call":
+            called = {
+                "name": request.tools[0]["function"]["name"],
+                "arguments": {"of": 1},
+            }
+            text = f"<tool_call>{json.dumps(called)}</tool_call>"
+        elif request.json_schema is not None:
+            text = '{"colour": "red"}'
+        else:
+            text = MARKDOWN if first == "markdown" else f"You said: {said['content']}"
+        answer = replace(
+            request,
+            messages=({"role": "user", "content": text},),
+            continue_final_message=False,
+        )
+        async for chunk in super().generate(answer):
+            yield chunk
 
 
 class Painter(Grey):
@@ -110,12 +169,27 @@ def main(keys: list[str]) -> None:
     engines: dict[str, Any] = {
         "echo": Echo(),
         "slow": Echo(0.2),
+        "talker": Talker(),
         "writer": Writer(),
         "grey": Painter(),
     }
-    app = create_app(
-        Services(settings, toy_pool(settings, **engines), Admission(settings))
-    )
+    pool = toy_pool(settings, **engines)
+
+    def facts(name: str) -> dict[str, Any]:
+        chats = getattr(engines[name], "chats", False)
+        modality = engines[name].takes.makes
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "miaobi",
+            "modality": modality,
+            "chats": chats,
+            "inputs": ["text"],
+        }
+
+    pool.facts = facts
+    app = create_app(Services(settings, pool, Admission(settings)))
     app.add_api_route(
         "/v1/toys",
         lambda: {

@@ -106,9 +106,9 @@ class Opened:
     async def write(self, talker: Talker, sheet: Sheet, turn: Turn) -> None:
         """Begin to write the answer of a turn, or go on with it."""
         before = path_to(turn, await self.turns())[:-1]
-        asked = question(talker, sheet, items_of(before), turn.input, text_of(turn))
+        request = question(talker, sheet, items_of(before), turn.input, text_of(turn))
         is_code = bool(sheet.values["schema"].strip())
-        self.answers.begin(self.visit, turn, asked, is_code)
+        self.answers.begin(self.visit, turn, request, is_code)
 
     async def show(self, turn_id: str, headers: Mapping[str, str] = {}) -> Response:
         """Answer with the branch through a turn."""
@@ -205,14 +205,14 @@ async def edit(visit: Visit) -> Response:
     text = str(form.get("message", "")).replace("\r\n", "\n").replace("\x00", "")
     if not text.strip():
         raise ApiError(400, say("Write a message first.", "请先写一条消息。"))
-    typed = [part for item in turn.input for part in item.get("content", ())]
+    parts = [part for item in turn.input for part in item.get("content", ())]
     files = turn.details.get("files", [])
-    kept = typed[len(typed) - len(files) :] if files else []
-    said = [message_item([input_text(text), *kept])]
-    made = await opened.add(
+    attached = parts[len(parts) - len(files) :] if files else []
+    said = [message_item([input_text(text), *attached])]
+    added_turn = await opened.add(
         await _talker(visit, form), await opened.sheet(), said, turn.parent_id, files
     )
-    return await opened.show(made.id)
+    return await opened.show(added_turn.id)
 
 
 async def again(visit: Visit) -> Response:
@@ -221,14 +221,14 @@ async def again(visit: Visit) -> Response:
     opened = Opened(visit)
     opened.demand_quiet()
     turn = await opened.turn()
-    made = await opened.add(
+    added_turn = await opened.add(
         await _talker(visit, form),
         await opened.sheet(),
         turn.input,
         turn.parent_id,
         turn.details.get("files", []),
     )
-    return await opened.show(made.id)
+    return await opened.show(added_turn.id)
 
 
 async def go_on(visit: Visit) -> Response:
@@ -251,10 +251,10 @@ async def results(visit: Visit) -> Response:
         result_item(call["call_id"], str(form.get(f"result-{call['call_id']}", "")))
         for call in calls_of(turn)
     ]
-    made = await opened.add(
+    added_turn = await opened.add(
         await _talker(visit, form), await opened.sheet(), said, turn.id
     )
-    return await opened.show(made.id)
+    return await opened.show(added_turn.id)
 
 
 async def branch_off(visit: Visit) -> Response:
@@ -275,14 +275,14 @@ async def thumb(visit: Visit) -> Response:
     before: dict[str, Any] = turn.details.get("thumb") or {}
     if before:
         await visit.call("DELETE", f"/v1/feedback/{before['id']}")
-    given: dict[str, Any] = {}
+    opinion: dict[str, Any] = {}
     if before.get("label") is not liked:
         stored = await _opinion(opened, turn, "thumb", text_of(turn), label=liked)
-        given = {"id": stored["id"], "label": liked}
-    await _note(opened, turn, {"thumb": given})
+        opinion = {"id": stored["id"], "label": liked}
+    await _note(opened, turn, {"thumb": opinion})
     said = (
         say("Kept as feedback.", "已记为反馈。")
-        if given
+        if opinion
         else say("Taken back.", "已撤回。")
     )
     view = await view_of(visit, opened.id, turn.id)
@@ -329,7 +329,7 @@ async def _opinion(
     messages = [
         {
             "role": "user" if message["role"] == "tool" else message["role"],
-            "content": _words(message["content"]),
+            "content": _text_of(message["content"]),
         }
         for message in messages_of(said)
     ]
@@ -346,7 +346,7 @@ async def _opinion(
     return await opened.visit.call("POST", "/v1/feedback", json=body)
 
 
-def _words(content: Any) -> str:
+def _text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return content or ""

@@ -243,8 +243,8 @@ _of_app = WeakKeyDictionary[FastAPI, Answers]()
 def answers_of(visit: Visit) -> Answers:
     """Return the answers of the server that is visited."""
     if visit.app not in _of_app:
-        kept = visit.services.conversations
-        _of_app[visit.app] = Answers(kept if kept.kept else unkept())
+        stored = visit.services.conversations
+        _of_app[visit.app] = Answers(stored if stored.kept else unkept())
     return _of_app[visit.app]
 
 
@@ -268,10 +268,10 @@ def _as_noted(error: Exception, visit: Visit) -> dict[str, Any]:
             "param": error.param,
             "status": error.status,
         }
-    known: ApiError = from_exception(error, visit.request.state.request_id)
+    answer: ApiError = from_exception(error, visit.request.state.request_id)
     return {
-        "message": known.message,
-        "code": known.code,
-        "param": known.param,
-        "status": known.status,
+        "message": answer.message,
+        "code": answer.code,
+        "param": answer.param,
+        "status": answer.status,
     }

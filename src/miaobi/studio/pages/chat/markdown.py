@@ -60,13 +60,13 @@ class Growing:
     def update(self, text: str) -> None:
         """Go on with `text`, which begins with the one of the last call."""
         tail = text[self._begin :]
-        lines = [
+        begins = [
             token.map[0]
             for token in _parser().parse(tail)
             if token.level == 0 and token.map is not None
         ]
-        if len(set(lines)) > 1:
-            until = sum(map(len, tail.splitlines(keepends=True)[: max(lines)]))
+        if len(set(begins)) > 1:
+            until = sum(map(len, tail.splitlines(keepends=True)[: max(begins)]))
             self.blocks.append(_parser().render(tail[:until]))
             self._begin += until
             tail = tail[until:]
@@ -130,13 +130,13 @@ def _image(
     environment: Environment,
 ) -> str:
     """A link; within a link, its words alone."""
-    words = escapeHtml(tokens[at].content or say("picture", "图片"))
+    label = escapeHtml(tokens[at].content or say("picture", "图片"))
     depth = sum(
         token.nesting for token in tokens[:at] if token.type.startswith("link_")
     )
     if depth:
-        return words
-    return f'<a href="{escapeHtml(str(tokens[at].attrs["src"]))}"{LINK}>{words}</a>'
+        return label
+    return f'<a href="{escapeHtml(str(tokens[at].attrs["src"]))}"{LINK}>{label}</a>'
 
 
 def _link(
@@ -157,7 +157,7 @@ def _heading(
     environment: Environment,
 ) -> str:
     level = min(int(tokens[at].tag[1]) + FIRST_HEADING - 1, 6)
-    return f"<{'/' if tokens[at].nesting < 0 else ''}h{level}>"
+    return f"</h{level}>\n" if tokens[at].nesting < 0 else f"<h{level}>"
 
 
 def _table(

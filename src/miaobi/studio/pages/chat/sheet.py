@@ -149,10 +149,10 @@ class Sheet:
         self.fields["response_format"] = {"type": "json_schema", "json_schema": named}
 
     def _tools(self) -> None:
-        given = self._json("tools")
-        if given is None:
+        value = self._json("tools")
+        if value is None:
             return
-        tools = [_as_tool(item) for item in _as_list(given)]
+        tools = [_as_tool(item) for item in _as_list(value)]
         for number, tool in enumerate(tools, 1):
             try:
                 Tool.model_validate(tool)
@@ -179,12 +179,12 @@ class Sheet:
         return None
 
 
-def _as_list(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [given]
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _as_tool(item: Any) -> Any:
-    """Return a function's definition as a tool, however it was given."""
+    """Return a function's definition as a tool, however it was value."""
     if isinstance(item, dict) and "function" not in item and "name" in item:
         return {
             "type": "function",

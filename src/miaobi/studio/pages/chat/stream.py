@@ -49,8 +49,8 @@ async def _events(visit: Visit, answer: Answer | None) -> AsyncIterator[str]:
             return
     with suppress(NotFound):  # deleted meanwhile
         view = await view_of(visit, visit.path["conversation"], visit.path["turn"])
-        shown = next(item for item in view.turns if item.id == visit.path["turn"])
-        yield _event("done", visit.text("chat/done.html", view=view, shown=shown))
+        entry = next(item for item in view.turns if item.id == visit.path["turn"])
+        yield _event("done", visit.text("chat/done.html", view=view, entry=entry))
     yield _event("end", "")
 
 
@@ -76,5 +76,5 @@ async def _growing(visit: Visit, answer: Answer) -> AsyncIterator[str]:
 
 
 def _event(name: str, content: str) -> str:
-    lines = "".join(f"data: {line}\n" for line in content.split("\n"))
-    return f"event: {name}\n{lines}\n"
+    data = "".join(f"data: {part}\n" for part in content.split("\n"))
+    return f"event: {name}\n{data}\n"

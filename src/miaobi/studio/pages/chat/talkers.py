@@ -42,7 +42,7 @@ class Talker:
 async def talkers(visit: Visit) -> list[Talker]:
     """Return the models that this server answers for, the ones that chat first."""
     listed = await visit.call("GET", "/v1/models")
-    found = [
+    models = [
         Talker(
             facts["id"],
             facts["chats"],
@@ -52,21 +52,21 @@ async def talkers(visit: Visit) -> list[Talker]:
         for facts in listed["data"]
         if facts["modality"] not in SILENT
     ]
-    return sorted(found, key=lambda talker: not talker.chats)
+    return sorted(models, key=lambda talker: not talker.chats)
 
 
 def preset(
-    visit: Visit, found: Sequence[Talker], last: str | None = None
+    visit: Visit, models: Sequence[Talker], last: str | None = None
 ) -> Talker | None:
     """Return the model that answers next: the one of the address, of the conversation,
     the one that was last used, or the first.
     """
     wanted = (visit.query.get("model"), last, visit.request.cookies.get(MODEL))
-    by_name = {talker.name: talker for talker in found}
+    by_name = {talker.name: talker for talker in models}
     for name in wanted:
         if name in by_name:
             return by_name[name]
-    return found[0] if found else None
+    return models[0] if models else None
 
 
 async def context_length(visit: Visit, name: str) -> int | None:

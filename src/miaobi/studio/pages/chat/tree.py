@@ -57,7 +57,7 @@ def step_of(turn: Turn, turns: Sequence[Turn]) -> Step:
     variants = [other for other in siblings if other.input == turn.input]
     questions = list[Turn]()
     for other in siblings:
-        alike = [known for known in questions if known.input == other.input]
+        alike = [question for question in questions if question.input == other.input]
         if not alike:
             questions.append(other)
         elif turn.id != alike[0].id:

@@ -12,8 +12,8 @@ from starlette.responses import HTMLResponse
 from miaobi.core.language import say
 from miaobi.serve.records import Conversation, Turn
 from miaobi.studio.pages.chat.answers import Answer, Answers, answers_of
+from miaobi.studio.pages.chat.entries import Entry, Reply, by_day, entries_of
 from miaobi.studio.pages.chat.sheet import Sheet
-from miaobi.studio.pages.chat.shown import Reply, Shown, by_day, shown
 from miaobi.studio.pages.chat.talkers import (
     Talker,
     context_length,
@@ -55,7 +55,7 @@ class View:
     visit: Visit
     answers: Answers
     conversation: Conversation | None
-    turns: list[Shown]
+    turns: list[Entry]
     talkers: Sequence[Talker]
     talker: Talker | None
     """That answers next."""
@@ -70,7 +70,7 @@ class View:
         return self.conversation.title if self.conversation else say("Chat", "对话")
 
     @property
-    def is_kept(self) -> bool:
+    def stores(self) -> bool:
         return self.visit.services.conversations.kept
 
     @property
@@ -154,20 +154,20 @@ async def view_of(
     """
     answers = answers_of(visit)
     key_id = visit.caller.key_id
-    found = await talkers(visit)
+    models = await talkers(visit)
     conversation, turns = await asyncio.to_thread(
         _read, answers, key_id, conversation_id
     )
-    all_shown = shown(branch(turns, turn_id), lambda turn: answers.of(key_id, turn))
-    last = all_shown[-1].reply if all_shown else None
-    talker = preset(visit, found, last.model if last else None)
+    entries = entries_of(branch(turns, turn_id), lambda turn: answers.of(key_id, turn))
+    last = entries[-1].reply if entries else None
+    talker = preset(visit, models, last.model if last else None)
     length = await context_length(visit, talker.name) if talker else None
     return View(
         visit,
         answers,
         conversation,
-        all_shown,
-        found,
+        entries,
+        models,
         talker,
         length,
         sheet or sheet_of(conversation, last),

@@ -160,19 +160,19 @@ class Reply:
     @property
     def thumb(self) -> bool | None:
         """True for liked, False for disliked."""
-        given: dict[str, Any] = self.turn.details.get("thumb") or {}
-        return given.get("label")
+        thumb: dict[str, Any] = self.turn.details.get("thumb") or {}
+        return thumb.get("label")
 
 
 @dataclass(frozen=True)
-class Shown:
+class Entry:
     """A turn of the branch that is looked at."""
 
     step: Step
     reply: Reply
     variants: list[Reply]
     is_last: bool
-    before: Shown | None
+    before: Entry | None
 
     @property
     def id(self) -> str:
@@ -220,20 +220,20 @@ class Shown:
         return parts
 
 
-def shown(steps: Sequence[Step], running: Running) -> list[Shown]:
+def entries_of(steps: Sequence[Step], running: Running) -> list[Entry]:
     """Return the turns of a branch as the page shows them."""
-    all_shown = list[Shown]()
+    entries = list[Entry]()
     for step in steps:
-        all_shown.append(
-            Shown(
+        entries.append(
+            Entry(
                 step,
                 Reply(step.turn, running(step.turn.id)),
                 [Reply(turn, running(turn.id)) for turn in step.variants],
                 step is steps[-1],
-                all_shown[-1] if all_shown else None,
+                entries[-1] if entries else None,
             )
         )
-    return all_shown
+    return entries
 
 
 def by_day(rows: Sequence[Conversation]) -> list[tuple[str, list[Conversation]]]:
