@@ -56,6 +56,21 @@ def test_versions_aliases_and_rollback(store: Store, tmp_path: Path) -> None:
     assert store.names() == []
 
 
+def test_scores_stand_beside_a_version(store: Store, tmp_path: Path) -> None:
+    """The newest of each name; gone with the version."""
+    version = store.add(make(tmp_path / "source"), "poet")
+    assert store.scores(version) == []
+    store.record_scores(version, [{"name": "a", "value": 1}, {"name": "b", "value": 2}])
+    store.record_scores(version, [{"name": "a", "value": 3}])
+    assert {row["name"]: row["value"] for row in store.scores(version)} == {
+        "a": 3,
+        "b": 2,
+    }
+    assert [item.number for item in store.versions("poet")] == [1]
+    store.remove("poet")
+    assert store.scores(version) == []
+
+
 def test_unknown_names(store: Store, tmp_path: Path) -> None:
     store.add(make(tmp_path / "source"), "poet")
     with pytest.raises(NotFound, match="poat") as caught:

@@ -94,6 +94,10 @@ def test_a_second_evaluation_leaves_the_report_of_the_first(poet: str) -> None:
     second = evaluate("poet", samples=1, limit=3)
     assert second.page == Path("runs/evaluate/poet-2/index.html")
     assert first.page.read_bytes() == content
+    rows = Store().scores(Store().resolve("poet"))
+    perplexity = next(row for row in rows if row["name"] == "perplexity")
+    assert perplexity["low"] <= perplexity["value"] <= perplexity["high"]
+    assert perplexity["n"] == 3 and set(perplexity["label"]) == {"en", "zh"}
 
 
 def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large(

@@ -4,6 +4,7 @@ $MIAOBI_STORAGE/models, which may be a URL), with aliases that move atomically.
     models/poet/1/            a bundle (see core/bundle.py), never altered once written
     models/poet/2/
     models/poet/aliases.json  {"production": [1, 2]}   the last entry is in force, those before it are its history
+    models/poet/2.scores.json its scores with their intervals, by the newest evaluation
 
 "poet" means the production version if one was promoted, else the newest; "poet@2",
 "poet@latest" and "poet@production" say it outright.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -190,12 +191,36 @@ class Store:
                 )
             for version in versions:
                 storage.delete(version.location)
+                storage.delete(self._scores(version))
             numbers = {version.number for version in versions}
             self._write_last(name, max(self._last_removed(name), *numbers))
             self._write_production(
                 name, [number for number in history if number not in numbers]
             )
         return versions
+
+    def scores(self, version: Version) -> list[dict[str, Any]]:
+        """Return a version's scores, as they were recorded; none where it was not
+        evaluated.
+        """
+        try:
+            return list(json.loads(storage.read(self._scores(version))))
+        except FileNotFoundError:
+            return []
+
+    def record_scores(
+        self, version: Version, scores: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Store what an evaluation of a version came to; scores of the same name are
+        replaced.
+        """
+        with self._locked(version.name):
+            named = {row["name"]: dict(row) for row in (*self.scores(version), *scores)}
+            content = json.dumps(list(named.values()), ensure_ascii=False)
+            storage.write(self._scores(version), content.encode())
+
+    def _scores(self, version: Version) -> Location:
+        return self.root / version.name / f"{version.number}.scores.json"
 
     def _write_production(self, name: str, history: list[int]) -> None:
         """Write the promoted numbers, each run of equal ones as one; none: no file."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from miaobi.core.language import LANGUAGES, wordings_of
 
 RESAMPLES = 1000
 Z = 1.96
@@ -30,6 +32,12 @@ class Score:
     """How it was measured: tokenizer, windows, what was resampled."""
     label: str = ""
     """What people read instead of `name`, in their language."""
+
+
+def to_row(score: Score) -> dict[str, Any]:
+    """Return a score as the store keeps it: its label in both languages."""
+    label = wordings_of(score.label) or dict.fromkeys(LANGUAGES, score.label)
+    return {**asdict(score), "label": label}
 
 
 class Estimate(NamedTuple):

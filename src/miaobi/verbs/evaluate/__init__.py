@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from pydantic import Field
 
 from miaobi.core.config import checked, plain
-from miaobi.core.errors import BadInput, Unsupported
+from miaobi.core.errors import BadInput, NotFound, Unsupported
 from miaobi.core.files import write_text
 from miaobi.core.language import say
 from miaobi.core.registry import Registry
+from miaobi.core.store import Store
 from miaobi.data.progress import PlainLines
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results
-from miaobi.evaluate.score import Score
+from miaobi.evaluate.score import Score, to_row
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -150,8 +151,19 @@ def evaluate(
     )
     content = json.dumps(plain(result), ensure_ascii=False, indent=1)
     write_text(folder / "report.json", content)
+    for item, report in zip(weights, reports, strict=True):
+        _record(item, report.results.scores)
     page(result, reports, say(*evaluator.LEAD)).write(result.page)
     return result
+
+
+def _record(weights: Weights, scores: Sequence[Score]) -> None:
+    """Store the scores beside a model of the store."""
+    store = Store()
+    with suppress(NotFound):
+        version = store.resolve(weights.label)
+        if str(version.location) == weights.location:
+            store.record_scores(version, list(map(to_row, scores)))
 
 
 def _free_folder(parent: Path, name: str) -> Path:

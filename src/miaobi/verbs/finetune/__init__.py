@@ -543,7 +543,8 @@ def _finish(
     promote: bool,
 ) -> Tuned:
     """Compare with the base, write the bundle, put it into the store, report."""
-    from miaobi.evaluate.compare import differences
+    from miaobi.evaluate.compare import differences, scores
+    from miaobi.evaluate.score import to_row
     from miaobi.train import loop
     from miaobi.verbs.finetune.outcome import tuned_outcome
 
@@ -553,6 +554,8 @@ def _finish(
         _write_bundle(work, state, run, outcome, seconds)
     store = Store()
     version = store.add(run / "bundle", settings.name)
+    test_scores = scores(work.learner.metrics(), outcome.evaluations)
+    store.record_scores(version, list(map(to_row, test_scores)))
     changes = differences(
         work.learner.metrics(), base_outcome.evaluations, outcome.evaluations
     )
