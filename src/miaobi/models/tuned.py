@@ -13,10 +13,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from miaobi.core import bundle
+from miaobi.core import bundle, storage
 from miaobi.core.engine import Weights
 from miaobi.core.errors import BadInput, Damaged, MiaobiError, NotFound, Unsupported
 from miaobi.core.language import say
+from miaobi.core.storage import Location
+from miaobi.core.store import Version
 from miaobi.models.added_tokens import with_tokens
 from miaobi.models.base import Base, open_base
 from miaobi.models.weights import find, read_json
@@ -31,6 +33,20 @@ LANGUAGE = ("causal", "chat", "preference", "distillation")
 """Tasks whose model is prompted as its base was; others have a form of their own."""
 PIPELINE_LORA = "pytorch_lora_weights.safetensors"
 """The weights of a tuned Diffusers pipeline, in Diffusers' own layout."""
+
+
+def needs(manifest: bundle.Manifest, location: Location, version: Version) -> bool:
+    """Return whether a bundle is an adapter that runs on this version of the store.
+
+    Args:
+        manifest: of the bundle.
+        location: of the bundle.
+        version: which may be its base.
+    """
+    base = manifest.data.get("base") or {}
+    names = (str(version), str(version.location))
+    is_its_base = base.get("name") in names or base.get("location") in names
+    return is_its_base and storage.exists(location / ADAPTER)
 
 
 @dataclass(frozen=True)

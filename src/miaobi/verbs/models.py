@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +12,12 @@ from pydantic import Field
 
 from miaobi.core import bundle, storage
 from miaobi.core.config import checked
+from miaobi.core.errors import Conflict
 from miaobi.core.language import say
 from miaobi.core.storage import Location
 from miaobi.core.store import Store, Version, check_name
 from miaobi.models.resolvers import added_names
+from miaobi.models.tuned import needs
 from miaobi.models.weights import find
 
 if TYPE_CHECKING:
@@ -183,12 +185,59 @@ def rollback(model: str) -> Done:
     return Done((str(version),), message)
 
 
+def dependents(versions: Sequence[Version]) -> list[Version]:
+    """Return the versions of the store that cannot run without these: adapters that
+    were tuned on them.
+    """
+    store = Store()
+    others = [
+        other
+        for name in store.names()
+        for other in store.versions(name)
+        if other not in versions
+    ]
+    return [
+        other
+        for other in others
+        if any(
+            needs(bundle.read(other.location), other.location, version)
+            for version in versions
+        )
+    ]
+
+
+def removable(model: str) -> list[Version]:
+    """Return the versions that `remove` would remove. Raises Conflict while others
+    cannot run without them.
+    """
+    store = Store()
+    version = store.resolve(model)
+    versions = [version] if "@" in model else store.versions(version.name)
+    users = list(map(str, dependents(versions)))
+    if users:
+        raise Conflict(
+            say(
+                f"{', '.join(users)} runs on {model}.",
+                f"{'、'.join(users)} 依赖 {model}。",
+            ),
+            say(
+                "Remove that first, or merge its adapter: "
+                f"miaobi export {users[0]} --to transformers --merge.",
+                "请先删除它，或合并其适配器："
+                f"miaobi export {users[0]} --to transformers --merge。",
+            ),
+        )
+    return versions
+
+
 def remove(model: str) -> Done:
-    """Remove one version (poet@1), or a model with all its versions (poet).
+    """Remove one version (poet@1), or a model with all its versions (poet). Refused
+    while adapters that were tuned on it are in the store.
 
     Args:
         model: name@version, or a name
     """
+    removable(model)
     removed = tuple(str(version) for version in Store().remove(model))
     message = say(f"Removed {', '.join(removed)}.", f"已删除 {'、'.join(removed)}。")
     return Done(removed, message)
