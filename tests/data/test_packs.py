@@ -98,7 +98,7 @@ def test_a_second_fetch_does_nothing(
     small: Pack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs.path("small")
-    monkeypatch.setattr(fetching, "fetch", lambda pack: pytest.fail("fetched again"))
+    monkeypatch.setattr(fetching, "fetch", lambda *_: pytest.fail("fetched again"))
     monkeypatch.setattr(storage, "content_of", lambda folder: pytest.fail("read again"))
     packs.path("small")
 
@@ -150,6 +150,26 @@ def test_a_client_that_clears_its_own_folder(
     monkeypatch.setattr(fetching, "_command", lambda package, folder: command)
     monkeypatch.setattr(fetching, "POLL", 0)
     assert (packs.path("small") / "small/poem.txt").read_bytes() == POEM
+
+
+def test_a_fetch_that_is_stopped_leaves_nothing(
+    small: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        fetching, "_command", lambda package, folder: ["sh", "-c", "sleep 60"]
+    )
+    calls = list[tuple[str, float]]()
+
+    def progress(name: str, done: float, total: float) -> None:
+        calls.append((name, total))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        packs.path("small", progress=progress)
+    assert calls == [("small", 0.1)]
+    assert not packs.installed("small")
+    parent = packs.folder_of(small).parent
+    assert [file.name for file in parent.iterdir() if file.is_dir()] == []
 
 
 def test_who_fetches_what_another_is_fetching_waits_for_it(
@@ -219,7 +239,7 @@ def test_a_pack_that_was_only_touched_is_not_fetched(
 ) -> None:
     folder = packs.path("small")
     os.utime(folder / "small/poem.txt", (1, 1))
-    monkeypatch.setattr(fetching, "fetch", lambda pack: pytest.fail("fetched again"))
+    monkeypatch.setattr(fetching, "fetch", lambda *_: pytest.fail("fetched again"))
     assert packs.path("small") == folder
 
 

@@ -82,6 +82,25 @@ def test_a_model_is_deleted_and_closed(stored: str, echoes: list[Echo]) -> None:
             client.responses.create(model="poet", input="one")
 
 
+def test_what_the_server_was_started_for_stays(tmp_path: Path) -> None:
+    folder = bundle.write(
+        tmp_path / "poet", bundle.Manifest("toy", "text"), lambda draft: None
+    )
+    Store().add(folder, "poet")
+    settings = Settings(
+        studio=False, workers=0, models=("poet",), hosts=("testserver",)
+    )
+    names = Names(settings)
+    pool = Pool(settings, names.find, names.names, Model, facts=names.facts)  # type: ignore[arg-type]
+    app = create_app(Services(settings, pool, Admission(settings)))
+    with TestClient(app) as client:
+        answer = client.delete("/v1/models/poet", headers={"accept-language": "zh"})
+        assert answer.status_code == 409
+        assert "--model poet" in answer.json()["error"]["message"]
+        assert "正在提供服务" in answer.json()["error"]["message"]
+    assert Store().versions("poet")
+
+
 def test_only_what_was_made_here_is_deleted(app: FastAPI) -> None:
     with TestClient(app) as client:
         answer = client.delete("/v1/models/echo")

@@ -8,7 +8,7 @@ so neither can be forgotten.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -83,6 +83,12 @@ class Wording(str):
         """Return what a copy in another process is made of."""
         return self.wordings["en"], self.wordings["zh"]
 
+    def __add__(self, other: str) -> Wording:
+        return joined((self, other), "")
+
+    def __radd__(self, other: str) -> Wording:
+        return joined((other, self), "")
+
 
 def say(english: str, chinese: str) -> str:
     """Return the wording in the user's language, a Wording."""
@@ -94,14 +100,25 @@ def wordings_of(text: str) -> dict[str, str]:
     return text.wordings if isinstance(text, Wording) else {}
 
 
-def joined(texts: Sequence[str], separator: str = "\n  ") -> str:
-    """Return the texts that are not empty, one after another, in both languages where
-    each of them is.
+def spoken(text: str) -> str:
+    """Return what a text says in the user's language; as it is, where it is in one
+    alone.
+    """
+    return wordings_of(text).get(language(), text)
+
+
+def in_each(make: Callable[[], str]) -> Wording:
+    """Return what `make` makes in each language: for texts put together of others."""
+    texts = list[str]()
+    for name in LANGUAGES:
+        with speaking(name):
+            texts.append(str(make()))
+    return Wording(*texts)
+
+
+def joined(texts: Sequence[str], separator: str = "\n  ") -> Wording:
+    """Return the texts that are not empty, one after another, in both languages; one in
+    a single language is the same in both.
     """
     filled = [text for text in texts if text]
-    if not all(isinstance(text, Wording) for text in filled):
-        return separator.join(filled)
-    english, chinese = (
-        separator.join(wordings_of(text)[name] for text in filled) for name in LANGUAGES
-    )
-    return Wording(english, chinese)
+    return in_each(lambda: separator.join(map(spoken, filled)))

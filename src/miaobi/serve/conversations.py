@@ -492,7 +492,7 @@ def _section(item: Mapping[str, Any], model: str | None) -> list[str]:
         english, chinese = ROLES[item["role"]]
         heading: str = say(english, chinese)
         if item["role"] == "assistant" and model:
-            heading = f"{heading} ({model})"
+            heading += f" ({model})"
         return [f"## {heading}", "\n\n".join(texts_of([item]))]
     if kind == "function_call":
         heading = say(f"Call of {item['name']}", f"调用 {item['name']}")

@@ -14,10 +14,58 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from miaobi.core.language import LANGUAGES, Wording, wordings_of
+
+MESSAGE = "message"
+"""The key of an event's data that holds its message in both languages."""
 MIGRATIONS = Path(__file__).with_name("migrations") / "versions"
+
+
+class WordedJson(TypeDecorator[Any]):
+    """JSON whose texts keep both wordings: whoever reads it gets their own language,
+    whatever language it was written in.
+    """
+
+    impl = JSON
+    cache_ok = True
+    KEY = "wordings"
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return self._stored(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return self._read(value)
+
+    def _stored(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._stored(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._stored(item) for item in value]
+        if isinstance(value, Wording):
+            return {self.KEY: wordings_of(value)}
+        return value
+
+    def _read(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._read(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {self.KEY}:
+            return Wording(*(value[self.KEY][name] for name in LANGUAGES))
+        return {key: self._read(item) for key, item in value.items()}
 
 
 class Table(DeclarativeBase):
@@ -101,9 +149,9 @@ class Job(Table):
     status: Mapped[str] = mapped_column(default="queued")
     request: Mapped[dict[str, Any]] = mapped_column("asked")
     """Its fields, as they were checked."""
-    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(WordedJson, default=dict)
     """Of the whole job; while it runs, how far it is."""
-    error: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None] = mapped_column(WordedJson)
     cancel: Mapped[bool] = mapped_column(default=False)
     attempts: Mapped[int] = mapped_column(default=0)
     holder: Mapped[str | None]
@@ -125,8 +173,15 @@ class Event(Table):
     """"message", "metrics", "checkpoint"."""
     level: Mapped[str] = mapped_column(default="info")
     message: Mapped[str] = mapped_column(Text)
-    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """In the language of the process that wrote it."""
+    data: Mapped[dict[str, Any]] = mapped_column(WordedJson, default=dict)
     created: Mapped[int] = mapped_column(default=now)
+
+    @property
+    def text(self) -> str:
+        """The message in the reader's language; older rows have one wording."""
+        return str(self.data.get(MESSAGE, self.message))
+
     __table_args__ = (Index("events_in_order", "job_id", "number", unique=True),)
 
 

@@ -19,6 +19,7 @@ from miaobi.serve.image.temporary import TemporaryFiles
 from miaobi.serve.jobs import Queue
 from miaobi.serve.jobs.worker import Supervisor
 from miaobi.serve.keys import Keys
+from miaobi.serve.packs import Fetches
 from miaobi.serve.parts import Uploads
 from miaobi.serve.pool import Pool
 from miaobi.serve.sessions import Sessions
@@ -34,6 +35,7 @@ class Services:
     """The studio's visitors: the guard takes the cookie `sessions.COOKIE` for the key
     that `sessions.key` says, under /studio only.
     """
+    fetches: Fetches = field(default_factory=Fetches)
     records: Records = field(init=False)
     files: Files = field(init=False)
     uploads: Uploads = field(init=False)
@@ -90,6 +92,7 @@ class Services:
     async def close(self) -> None:
         """After the last answer."""
         self._warming.cancel()
+        await self.fetches.close()
         await self.supervisor.stop()
         await self.pool.close()
         await self.admission.ledger.write()

@@ -283,7 +283,7 @@ class Tuner:
 
     def _go(self, run: Path, name: str) -> None:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text("name: x\n")
+        (run / "config.yaml").write_text("name: x\ntrain:\n  max_steps: 3\n")
         rows = [
             {
                 "step": step,

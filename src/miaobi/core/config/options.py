@@ -203,7 +203,7 @@ class Option:
             )
         names = [item for item in choices(self.type) if isinstance(item, str)]
         if names and isinstance(value, str):
-            remedy = f"{nearest(value, names)} {remedy}"
+            remedy = nearest(value, names) + " " + remedy
         return remedy
 
     def schema(self) -> dict[str, Any]:

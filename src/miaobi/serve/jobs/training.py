@@ -7,6 +7,7 @@ is not in NAMES does not reach the trainer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,6 +25,7 @@ from miaobi.core.recipes import recipes as packaged
 from miaobi.data.image.config import Config as PictureConfig
 from miaobi.data.text.config import Config as TextConfig
 from miaobi.families.config import CONFIGS
+from miaobi.models.weights import command_of_recipe
 from miaobi.nn.sample import PictureSample, TextSample
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import plain_name
@@ -66,6 +68,8 @@ NAMES = (
     "sample.pictures",
 )
 """Keys of a recipe that a job may set. Which of them a family has, the family says."""
+TIME = re.compile(r"(?:(\d+) min )?(\d+) s in all")
+MEMORY = re.compile(r"(\d+(?:\.\d+)?) GB of memory")
 TOKENIZERS = Literal["char", "bpe"]
 """Those that a job may name: any other is a path."""
 
@@ -97,6 +101,12 @@ class Recipe:
     pack: str
     """The data it is written for; empty where the caller has to bring some."""
     about: str
+    seconds: float | None
+    """What it took where it was measured; None where its head does not say."""
+    memory_bytes: float | None
+    steps: int
+    command: str
+    """What does the same on the command line."""
 
 
 class Create(Fields):
@@ -136,6 +146,9 @@ def recipes() -> dict[str, Recipe]:
                 folder=folder,
                 pack=values.get("data", {}).get("pack") or "",
                 about=_about(path),
+                **_measured(path),
+                steps=values.get("train", {}).get("max_steps", TrainConfig.max_steps),
+                command=command_of_recipe(name),
             )
     return by_name
 
@@ -149,6 +162,20 @@ def _about(path: Path) -> str:
             break
         paragraph.append(text)
     return " ".join(paragraph)
+
+
+def _measured(path: Path) -> dict[str, float | None]:
+    """Return the costs that the recipe's head tells: "5 min 49 s in all, 1.05 GB of
+    memory".
+    """
+    head = path.read_text(encoding="utf-8").partition("\nname:")[0]
+    text = " ".join(line.removeprefix("#").strip() for line in head.splitlines())
+    time = TIME.search(text)
+    memory = MEMORY.search(text)
+    return {
+        "seconds": 60.0 * int(time[1] or 0) + int(time[2]) if time else None,
+        "memory_bytes": float(memory[1]) * 1e9 if memory else None,
+    }
 
 
 def find_recipe(name: str) -> Recipe:

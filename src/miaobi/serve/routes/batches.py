@@ -14,6 +14,7 @@ from miaobi.serve.errors import ApiError
 from miaobi.serve.pages import Metadata, page
 from miaobi.serve.records import Job, new_id, now
 from miaobi.serve.routes import batch_paths
+from miaobi.serve.routes.jobs import JobRoutes
 from miaobi.serve.services import Serving
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
@@ -188,3 +189,10 @@ def to_object(job: Job) -> dict[str, Any]:
         "usage": result.get("usage"),
         "metadata": request["metadata"],
     }
+
+
+router.add_api_route(
+    "/{job_id}/events",
+    JobRoutes(KIND, "", to_object, steps=False).events,
+    methods=["GET"],
+)

@@ -131,6 +131,7 @@ def to_object(job: Job) -> dict[str, Any]:
         "miaobi": {
             "will_be_called": request["fine_tuned_model"],
             "step": result.get("step"),
+            "steps": result.get("steps"),
             "metrics": result.get("metrics"),
             "settings": request["miaobi"],
         },

@@ -20,7 +20,7 @@ from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs import ENDED
 from miaobi.serve.pages import page
-from miaobi.serve.records import Event, Job
+from miaobi.serve.records import MESSAGE, Event, Job
 from miaobi.serve.services import Services, Serving
 from miaobi.serve.text.events import dumped
 
@@ -28,6 +28,8 @@ LOOK_SECONDS = 0.5
 ESTIMATE_SECONDS = 300.0
 """The longest that a request waits for an estimate."""
 EVENT_KINDS = ("message", "metrics")
+OWN_KEYS = ("what", MESSAGE)
+"""Of an event's data, those that are not for programs."""
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -42,17 +44,23 @@ class JobRoutes:
     """The field that names the model the job makes."""
     to_object: Callable[[Job], dict[str, Any]]
     """The job's object."""
+    steps: bool = True
+    """Whether it goes in steps: can be paused between them, and keeps checkpoints."""
 
     def add_to(self, router: APIRouter) -> None:
-        for path, method, answer in (
+        routes: list[tuple[str, str, Callable[..., Any]]] = [
             ("", "GET", self.list_jobs),
             ("/{job_id}", "GET", self.retrieve),
             ("/{job_id}/cancel", "POST", self.cancel),
-            ("/{job_id}/pause", "POST", self.pause),
-            ("/{job_id}/resume", "POST", self.resume),
             ("/{job_id}/events", "GET", self.events),
-            ("/{job_id}/checkpoints", "GET", self.checkpoints),
-        ):
+        ]
+        if self.steps:
+            routes += [
+                ("/{job_id}/pause", "POST", self.pause),
+                ("/{job_id}/resume", "POST", self.resume),
+                ("/{job_id}/checkpoints", "GET", self.checkpoints),
+            ]
+        for path, method, answer in routes:
             router.add_api_route(f"/jobs{path}", answer, methods=[method])
 
     def list_jobs(
@@ -80,7 +88,7 @@ class JobRoutes:
     def cancel(
         self, job_id: str, services: Serving, caller: CurrentCaller
     ) -> dict[str, Any]:
-        """End a job without a model."""
+        """End a job without its result."""
         return self._move(
             services,
             caller,
@@ -208,9 +216,11 @@ class JobRoutes:
             "object": f"{self.kind}.job.event",
             "created_at": event.created,
             "level": event.level,
-            "message": event.message,
+            "message": event.text,
             "type": event.kind,
-            "data": {key: value for key, value in event.data.items() if key != "what"},
+            "data": {
+                key: value for key, value in event.data.items() if key not in OWN_KEYS
+            },
         }
 
     def _checkpoint(self, job: Job, event: Event) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from miaobi.core.language import say
 from miaobi.models.weights import context_length_of
 from miaobi.serve.callers import CurrentOperator
 from miaobi.serve.errors import ApiError
-from miaobi.serve.services import Serving
+from miaobi.serve.services import Services, Serving
 from miaobi.verbs import models
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -43,7 +43,8 @@ async def delete(
     name: str, services: Serving, caller: CurrentOperator
 ) -> dict[str, Any]:
     """Remove a model that was made here: one of its versions ("poet@2"), or all of them.
-    Answers that run go on to their end.
+    Answers that run go on to their end. Refused (409) for the version in production, for
+    what the server was started to serve, and while an adapter in the store runs on it.
     """
     weights = await to_thread.run_sync(services.pool.find, name)
     if not weights.version:
@@ -57,6 +58,27 @@ async def delete(
             code="not_in_store",
             param="model",
         )
-    await to_thread.run_sync(models.remove, name)
+    await to_thread.run_sync(_remove, name, services)
     services.pool.retire(name)
     return {"id": name, "object": "model", "deleted": True}
+
+
+def _remove(name: str, services: Services) -> None:
+    """Remove versions. Raises ApiError 409 for those that this server was started to
+    serve; Conflict for the one in production, and while others depend on one.
+    """
+    labels = {str(version) for version in models.removable(name)}
+    for configured in services.settings.models:
+        served = configured.partition("=")[0]
+        if services.pool.find(served).label in labels:
+            raise ApiError(
+                409,
+                say(
+                    f"{name} is served here: the server was started with --model "
+                    f"{served}. Start it without, then delete it.",
+                    f"{name} 正在提供服务：服务器以 --model {served} 启动。请去掉该选项重新启动后再删除。",
+                ),
+                code="served",
+                param="model",
+            )
+    models.remove(name)

@@ -1,5 +1,5 @@
 """/v1/store: every version of every model that was made here, with where it came from
-and how it scores; promote and roll back.
+and how it scores; its card; promote and roll back; what lies on the disk.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from fastapi import APIRouter, Path
 from pydantic import Field
 
 from miaobi.core import bundle
-from miaobi.core.store import NAME, Version
+from miaobi.core.language import language
+from miaobi.core.store import NAME, Store, Version
 from miaobi.serve.callers import CurrentOperator
+from miaobi.serve.stored import card_of, disk_use
 from miaobi.serve.text.fields import Closed
 from miaobi.verbs import models
 
-router = APIRouter(prefix="/v1/store/models", tags=["store"])
+router = APIRouter(prefix="/v1/store", tags=["store"])
 Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$")]
+
+
+Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 class Promotion(Closed):
@@ -28,6 +33,9 @@ def _version(
 ) -> dict[str, Any]:
     """One version as JSON. Never where it lies on this machine."""
     aliases = row["alias"].split()
+    store = Store()
+    history = store.production(version.name)
+    is_production = "production" in aliases
     return {
         "object": "model.version",
         "id": row["model"],
@@ -43,18 +51,45 @@ def _version(
             for name, value in manifest.metrics.items()
             if isinstance(value, (int, float))
         },
-        "production": "production" in aliases,
+        "scores": [_score(score) for score in store.scores(version)],
+        "production": is_production,
+        "before": history[-2] if is_production and len(history) > 1 else None,
         "latest": "latest" in aliases,
     }
 
 
-@router.get("")
+def _score(row: dict[str, Any]) -> dict[str, Any]:
+    """A score and its 95 % interval, with its label in the caller's language."""
+    names = ("name", "value", "low", "high", "n", "unit", "better")
+    return {
+        **{name: row[name] for name in names},
+        "label": row["label"][language()] or row["name"],
+    }
+
+
+@router.get("/models")
 def list_versions() -> dict[str, Any]:
     """Every version of every model in the store, oldest first by name."""
     return {"object": "list", "data": [_version(*row) for row in models.versions()]}
 
 
-@router.post("/{name}/promote")
+@router.get("/models/{name}/versions/{number}")
+def retrieve_version(name: Name, number: Number) -> dict[str, Any]:
+    """The card of one version: what it was made from and by which recipe, its scores,
+    the hashes of its files, the licences of what it comes from, and what depends on it.
+    """
+    return card_of(Store().resolve(f"{name}@{number}"))
+
+
+@router.get("/disk")
+def disk() -> dict[str, Any]:
+    """What lies on the disk, in bytes: models, packs, files, prepared data; and what is
+    free.
+    """
+    return disk_use()
+
+
+@router.post("/models/{name}/promote")
 def promote(
     name: Name, promotion: Promotion, caller: CurrentOperator
 ) -> dict[str, Any]:
@@ -70,7 +105,7 @@ def promote(
     }
 
 
-@router.post("/{name}/rollback")
+@router.post("/models/{name}/rollback")
 def rollback(name: Name, caller: CurrentOperator) -> dict[str, Any]:
     """Back to the version that was in production before."""
     done = models.rollback(name)

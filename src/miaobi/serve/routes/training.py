@@ -8,9 +8,11 @@ import secrets
 from typing import Any
 
 import anyio.to_thread
+import psutil
 from fastapi import APIRouter
 
 from miaobi.core.language import say
+from miaobi.core.machine import physical_cores
 from miaobi.serve.callers import Caller, CurrentCaller
 from miaobi.serve.errors import ApiError
 from miaobi.serve.jobs.training import (
@@ -45,9 +47,23 @@ def list_recipes(caller: CurrentCaller) -> dict[str, Any]:
                 "modality": one.folder.modality,
                 "data": one.pack or None,
                 "description": one.about,
+                "measured": {"seconds": one.seconds, "memory_bytes": one.memory_bytes},
+                "steps": one.steps,
+                "command": one.command,
             }
             for one in recipes().values()
         ],
+    }
+
+
+@router.get("/machine")
+def machine(caller: CurrentCaller) -> dict[str, Any]:
+    """What jobs run on: processors, and memory in bytes."""
+    memory = psutil.virtual_memory()
+    return {
+        "object": "machine",
+        "cores": physical_cores(),
+        "memory": {"free": memory.available, "total": memory.total},
     }
 
 
@@ -133,6 +149,7 @@ def to_object(job: Job) -> dict[str, Any]:
         "miaobi": {
             "will_be_called": request["trained_model"],
             "step": result.get("step"),
+            "steps": result.get("steps"),
             "metrics": result.get("metrics"),
             "settings": request["miaobi"],
         },

@@ -20,6 +20,7 @@ work: Registry[Callable[[Task], Outcome]] = Registry(
         "estimate": "miaobi.serve.jobs.work.fine_tuning:estimate",
         "training": "miaobi.serve.jobs.work.training:run",
         "training_estimate": "miaobi.serve.jobs.work.training:estimate",
+        "export": "miaobi.serve.jobs.work.export:run",
         "batch": "miaobi.serve.jobs.work.batch:run",
     },
 )

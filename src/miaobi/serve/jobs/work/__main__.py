@@ -17,7 +17,7 @@ from typing import Any
 from miaobi.core import machine
 from miaobi.core.errors import MiaobiError
 from miaobi.core.files import home, locked
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say, spoken
 from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Files
@@ -100,12 +100,16 @@ def _error_fields(error: Exception) -> Mapping[str, Any]:
             "param": error.param,
         }
     if isinstance(error, MiaobiError):
-        message = f"{error.problem} {error.remedy}".strip()
-        for folder in (Path.cwd(), home()):
-            message = message.replace(f"{folder}/", "").replace(
-                str(folder), "the server's folder"
-            )
-        return {"code": error.code, "message": message, "param": None}
+        problem, remedy = error.problem, error.remedy
+
+        def message() -> str:
+            text = f"{spoken(problem)} {spoken(remedy)}".strip()
+            here = say("the server's folder", "服务器文件夹")
+            for folder in (Path.cwd(), home()):
+                text = text.replace(f"{folder}/", "").replace(str(folder), here)
+            return text
+
+        return {"code": error.code, "message": in_each(message), "param": None}
     return {
         "code": "internal_error",
         "message": say(

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say, spoken
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
@@ -40,9 +40,12 @@ def run(task: Task) -> Outcome:
     path = task.files.path(request["input_file_id"])
     requests, errors = read(path, request["endpoint"])
     if errors:
-        message = say(
-            f"{len(errors)} requests cannot be used; the first: {errors[0]['message']}",
-            f"有 {len(errors)} 条请求无法使用；第一条：{errors[0]['message']}",
+        first = errors[0]["message"]
+        message = in_each(
+            lambda: say(
+                f"{len(errors)} requests cannot be used; the first: {spoken(first)}",
+                f"有 {len(errors)} 条请求无法使用；第一条：{spoken(first)}",
+            )
         )
         return Outcome(
             message,

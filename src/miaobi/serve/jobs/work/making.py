@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core import bundle, config
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.store import Store
 from miaobi.provenance.label import NOTICE
 from miaobi.serve.jobs import Lost
@@ -80,10 +80,11 @@ def _train(
 def estimate_outcome(plan: Any) -> Outcome:
     """The end of an estimate's job, from the plan of a dry run."""
     estimate = plan.estimate
+    message = in_each(lambda: str(estimate))
     return Outcome(
-        str(estimate),
+        message,
         {
-            "message": str(estimate),
+            "message": message,
             "seconds": estimate.seconds,
             "memory_bytes": estimate.memory,
             "disk_bytes": estimate.disk,
@@ -120,6 +121,7 @@ class Follower:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.step = 0
         kinds = ("metrics", "checkpoint", "message")
         events = task.queue.events(task.job.id, kinds, limit=ALL_EVENTS)
         self.recorded = {
@@ -138,10 +140,19 @@ class Follower:
             rows = read_log(run)
             for row in rows:
                 self._record_row(row)
+            if rows:
+                self._record_progress(run, int(rows[-1]["step"]))
             for path in checkpoints:
                 self._record_checkpoint(_step_of(path.name), rows)
             for path in samples:
                 self._record_samples(path)
+
+    def _record_progress(self, run: Path, step: int) -> None:
+        """Store at which step it is, of how many."""
+        if step > self.step:
+            self.step = step
+            settings = config.read_yaml(run / "config.yaml")
+            self.task.progress(step=step, steps=settings["train"]["max_steps"])
 
     def _is_new(self, step: int, what: str) -> bool:
         """Whether it is not recorded yet; from now on it counts as recorded."""
@@ -185,7 +196,6 @@ class Follower:
             "checkpoint",
             {"step": step, "what": "checkpoint", "metrics": metrics_at(step, rows)},
         )
-        self.task.progress(step=step)
 
     def _record_samples(self, path: Path) -> None:
         """Store the samples of a step as a file, except texts: these stand in the log.
