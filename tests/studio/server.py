@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,14 +20,22 @@ import uvicorn
 from tests.serve.conftest import Echo, Grey, toy_pool
 
 from miaobi.core.engine import Abilities, Chunk
+from miaobi.core.language import say
 from miaobi.core.requests import ImageRequest, Request, TextRequest
+from miaobi.data import packs
+from miaobi.data.packs import Pack, fetching
+from miaobi.data.progress import Bar
+from miaobi.models.weights import find
 from miaobi.serve import services as service_parts
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
+from miaobi.serve.files import Files
 from miaobi.serve.jobs import Lost, Queue, new_holder
 from miaobi.serve.records import Job
+from miaobi.serve.routes import exports
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
+from miaobi.verbs.export.offers import Offer
 
 
 class Writer(Echo):
@@ -110,6 +119,23 @@ class Painter(Grey):
             yield chunk
 
 
+FETCHED = set[str]()
+
+
+def fetch(pack: Pack, progress: Bar | None = None) -> None:
+    """Instead of a package client: two seconds; one pack cannot be had."""
+    assert progress is not None
+    for part in range(1, 41):
+        time.sleep(0.05)
+        progress(pack.name, pack.megabytes * part / 40, pack.megabytes)
+        if pack.name == "esrgan-slim":
+            raise packs.Unreachable(
+                say("The registry did not answer.", "软件源没有应答。"),
+                say("Check the network.", "请检查网络。"),
+            )
+    FETCHED.add(pack.name)
+
+
 class Workshop:
     """Instead of the supervisor and its processes: jobs that are quickly done, step by
     step, and go on where they were.
@@ -117,6 +143,7 @@ class Workshop:
 
     def __init__(self, settings: Settings, queue: Queue) -> None:
         self.queue, self.ending = queue, threading.Event()
+        self.settings = settings
         self.thread = threading.Thread(target=self.work, daemon=True)
 
     async def start(self) -> None:
@@ -144,25 +171,45 @@ class Workshop:
                 {"message": "Expected: 3 min, 1.2 GB of memory."},
             )
             return
+        if job.kind == "export":
+            self.export(job, holder)
+            return
         for step in range(job.result.get("step", 0) + 1, 61):
             self.ending.wait(0.05)
-            self.queue.progress(job.id, holder, {"step": step})
+            self.queue.progress(job.id, holder, {"step": step, "steps": 60})
             self.queue.record_event(
                 job.id,
                 holder,
                 "metrics",
                 f"Step {step}",
-                {"step": step, "train_loss": 3 - step / 30},
+                {"step": step, "train_loss": 3 - step / 30, "seconds": step / 20},
             )
         self.queue.record_event(
-            job.id, holder, "message", "AI-generated / 由AI生成: a sample", {}
+            job.id,
+            holder,
+            "message",
+            "AI-generated / 由AI生成: sample/0: a <b>sample</b>",
+            {"step": 60},
         )
         made = "trained_model" if job.kind == "training" else "fine_tuned_model"
-        self.queue.end(job.id, holder, "succeeded", "Done.", {made: job.request[made]})
+        done = say("Done: it answers now.", "完成：现在可以使用。")
+        self.queue.end(job.id, holder, "succeeded", done, {made: job.request[made]})
+
+    def export(self, job: Job, holder: str) -> None:
+        files = Files.of(self.queue.records, self.settings)
+        source = self.settings.folder / "export"
+        source.write_text("weights")
+        file = job.request["file"]
+        files.put(source, file, job.key_id, "poet.gguf", "export")
+        result = {"file": file, "filename": "poet.gguf", "bytes": 7, "compared": []}
+        self.queue.end(job.id, holder, "succeeded", "Done.", result)
 
 
 def main(keys: list[str]) -> None:
     service_parts.Supervisor = Workshop  # type: ignore[assignment,misc]
+    packs.installed = FETCHED.__contains__  # type: ignore[assignment]
+    fetching.fetch = fetch
+    exports.offers = lambda weights: [Offer("gguf", dtypes=("f16", "q8_0"))]
     settings = Settings(
         api_keys=tuple(keys), port=int(os.environ.get("MIAOBI_TEST_PORT", "0"))
     )
@@ -174,6 +221,8 @@ def main(keys: list[str]) -> None:
         "grey": Painter(),
     }
     pool = toy_pool(settings, **engines)
+    toy = pool.find
+    pool.find = lambda name: toy(name) if name in engines else find(name)
 
     def facts(name: str) -> dict[str, Any]:
         chats = getattr(engines[name], "chats", False)

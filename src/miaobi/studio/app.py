@@ -23,9 +23,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from miaobi.core.errors import MiaobiError
 from miaobi.core.language import LANGUAGES, language, say, speaking
-from miaobi.serve.errors import ApiError, from_exception
+from miaobi.serve.errors import from_exception
 from miaobi.studio import static
 from miaobi.studio.page import PageRoute
 from miaobi.studio.pages import pages
@@ -127,8 +126,10 @@ class Studio:
         return answer
 
     async def _first(self, request: Request) -> Response:
-        """Go to the page that opens: the first of the menu."""
-        return RedirectResponse(f"{request.url.path.rstrip('/')}/chat", 303)
+        """Go to the chat, or to the welcome where nothing is served yet."""
+        visit = self._visit(request, "")
+        served = await visit.call("GET", "/v1/models")
+        return visit.go("chat" if served["data"] else "welcome")
 
     async def _absent(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit = self._visit(Request(scope, receive), "")
@@ -144,7 +145,7 @@ async def _answered(visit: Visit, route: PageRoute) -> Response:
         return await route.handler(visit)
     except Refused as error:
         return visit.refusal(error.status, error.message)
-    except (ApiError, MiaobiError) as error:
+    except Exception as error:  # an unexpected one is logged with its trace
         answer = from_exception(error, visit.request.state.request_id)
         return visit.refusal(answer.status, answer.message)
 

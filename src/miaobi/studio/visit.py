@@ -22,7 +22,12 @@ import httpx
 from fastapi import FastAPI
 from starlette.datastructures import FormData
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 
 from miaobi.core.language import LANGUAGES, language, preferred, say
 from miaobi.serve.callers import Caller
@@ -194,6 +199,30 @@ class Visit:
         if answer.is_error:
             raise Refused.of(answer.status_code, answer.content)
         return answer.content
+
+    async def download(self, path: str) -> Response:
+        """Answer with a file of the API, piece by piece. Raise Refused."""
+        api = self.client()
+        answer = await api.send(api.build_request("GET", path), stream=True)
+        if answer.is_error:
+            content = await answer.aread()
+            await api.aclose()
+            raise Refused.of(answer.status_code, content)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                async for piece in answer.aiter_raw():
+                    yield piece
+            finally:
+                await answer.aclose()
+                await api.aclose()
+
+        names = ("content-type", "content-length", "content-disposition")
+        headers = {name: answer.headers[name] for name in names}
+        # Weights do not become smaller by compression.
+        return StreamingResponse(
+            pieces(), headers={**headers, "content-encoding": "identity"}
+        )
 
     @asynccontextmanager
     async def events(

@@ -70,6 +70,10 @@ document.addEventListener("htmx:sendError", () => {
   const text = root.lang.startsWith("zh")
     ? "服务器没有应答。请检查服务器是否仍在运行，然后重试。"
     : "The server does not answer. Check that it is running, then try again.";
+  notify(text);
+});
+
+function notify(text) {
   if ([...toasts.children].some((toast) => toast.innerText.includes(text))) return;
   const toast = document.createElement("div");
   toast.className = "toast error";
@@ -77,7 +81,27 @@ document.addEventListener("htmx:sendError", () => {
   toast.innerHTML = "<p></p><button type='button' class='plain slim' data-dismiss>×</button>";
   toast.firstChild.textContent = text;
   toasts.append(toast);
+}
+
+// What is no page of ours is shown nowhere: a session that has ended says so once.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr } = event.detail;
+  if (/^text\/html/.test(xhr.getResponseHeader("content-type") ?? "text/html")) return;
+  event.detail.shouldSwap = false;
+  if (xhr.status !== 401) return;
+  const text = root.lang.startsWith("zh")
+    ? "您已退出登录。请重新加载页面以登录。"
+    : "You are signed out. Load the page again to sign in.";
+  notify(text);
 });
+
+// Parts of a page are morphed: what people opened stays open, and a time that has not
+// changed stays as it is written.
+const { callbacks } = window.Idiomorph.defaults;
+callbacks.beforeNodeMorphed = (before, after) =>
+  !(before.matches?.("time[data-local]") && before.dateTime === after.dateTime);
+callbacks.beforeAttributeUpdated = (name, node) =>
+  !(name === "open" && node.matches("details"));
 
 // What cannot be undone asks before (hx-confirm).
 const dialog = document.getElementById("question");
