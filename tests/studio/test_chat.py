@@ -58,6 +58,7 @@ def test_an_answer_is_streamed_and_can_be_stopped_and_gone_on_with(
     see(page, "number-20")
     page.click(".halt")
     ended(page)
+    assert page.inner_text("#send") == "Send"
     written = last(page)
     assert re.search(r"Stopped at \d+ tokens\.", page.inner_text("#main"))
     assert "number-150" not in written
@@ -291,3 +292,29 @@ def test_an_input_method_composes_undisturbed(visit: Visit) -> None:
     assert page.input_value("#message") == "ni hao\n"
     page.reload()
     assert page.input_value("#message") == "ni hao\n"  # the draft is still there
+
+
+def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
+    page = visit(TALKER)
+    page.keyboard.type("red")  # the composer has the focus
+    page.keyboard.press("Enter")
+    page.keyboard.type("next")  # while the first is on its way
+    see(page, "You said: red")
+    ended(page)
+    assert page.input_value("#message") == "next"
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.closest('.turn.last') !== null")
+    page.get_by_role("button", name="Answer again").press("Enter")
+    see(page, "2 / 2")
+    ended(page)
+    page.get_by_role("link", name="Side by side").press("Enter")
+    page.wait_for_selector(".sides")
+    page.focus("#models summary")
+    page.keyboard.press("Enter")
+    page.focus("[name=model]:checked")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_url(re.compile("model=slow"))
+    assert page.input_value("#message") == "next"
+    assert page.inner_text("#models summary") == "slow"
+    page.reload()
+    assert page.inner_text("#models summary") == "slow"

@@ -21,9 +21,15 @@ document.addEventListener("htmx:confirm", (event) => {
   if (isSending && composer().querySelector(".halt")) event.preventDefault();
 });
 
+// What was sent is taken out of the composer; what was typed meanwhile stays.
+let sent = "";
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.target === composer()) sent = message().value;
+});
 document.addEventListener("chat:sent", () => {
   sessionStorage.removeItem(draftKey());
-  message().value = "";
+  const { value } = message();
+  message().value = value.startsWith(sent) ? value.slice(sent.length) : value;
   chosen = [];
   keepFiles();
   following = true;
@@ -109,23 +115,23 @@ new MutationObserver(toEnd).observe(document.body, {
   characterData: true,
   subtree: true,
 });
+window.addEventListener("resize", toEnd);
+document.addEventListener("toggle", toEnd, true); // the settings take room beside it
 
 // What is put in by morphing leaves alone what is being typed, and what the stream of an
 // answer has put in since.
 const isLive = (node) => node.dataset?.live !== undefined;
 const { defaults } = window.Idiomorph;
-defaults.ignoreActiveValue = true;
 defaults.callbacks.beforeNodeMorphed = (before, after) => {
-  if (before.id === "message" && after.id === "message") {
-    for (const name of ["aria-invalid", "aria-describedby"]) {
-      if (after.hasAttribute(name)) before.setAttribute(name, after.getAttribute(name));
-      else before.removeAttribute(name);
-    }
-    return false;
-  }
+  if (before.id === "message" || before === document.activeElement) keepTyped(before, after);
   if (before.id === "chips" || before.id === "files") return false;
   return !(isLive(before) && isLive(after));
 };
+function keepTyped(before, after) {
+  if (before.id !== after.id) return;
+  if (before.matches("textarea")) after.textContent = before.value;
+  if (before.matches("input")) after.setAttribute("value", before.value);
+}
 
 // Settings: a slider says its value.
 document.addEventListener("input", (event) => {
@@ -155,15 +161,16 @@ document.addEventListener("click", (event) => {
   if (past?.matches(":popover-open") && event.target.closest("a")) past.hidePopover();
 });
 document.addEventListener("htmx:pushedIntoHistory", arrive);
-document.addEventListener("htmx:historyRestore", arrive);
 function arrive() {
-  following = true;
+  const variants = document.querySelector(".sides");
+  following = !variants;
+  variants?.scrollIntoView();
   toEnd();
 }
 function restore() {
   const draft = sessionStorage.getItem(draftKey());
   if (draft && message() && !message().value) message().value = draft;
-  toEnd();
+  arrive();
 }
 restore();
 document.addEventListener("htmx:historyRestore", restore);

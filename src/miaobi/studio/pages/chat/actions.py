@@ -38,6 +38,8 @@ SENT = {"hx-trigger": "chat:sent"}
 """Tells the browser that the composer can be emptied."""
 FAULTY = {"hx-trigger": "chat:settings"}
 """Tells the browser to open the settings."""
+TITLE = 80
+"""Characters of a message that name its conversation."""
 Form = Mapping[str, Any]
 
 
@@ -138,7 +140,8 @@ async def send(visit: Visit) -> Response:
         return await _refused(visit, form, sheet)
     parts = [input_text(text)] if text.strip() else []
     said = [message_item([*parts, *(file.part for file in added)])]
-    opened = await _open(visit, sheet)
+    title = " ".join(text.split()) or added[0].name
+    opened = await _open(visit, sheet, title[:TITLE])
     turn = await opened.add(
         talker,
         sheet,
@@ -149,8 +152,10 @@ async def send(visit: Visit) -> Response:
     return await opened.show(turn.id, SENT)
 
 
-async def _open(visit: Visit, sheet: Sheet) -> Opened:
-    """Return the conversation of the address with these settings; without one, a new."""
+async def _open(visit: Visit, sheet: Sheet, title: str) -> Opened:
+    """Return the conversation of the address with these settings; without one, a new
+    one of this title.
+    """
     answers, key_id = answers_of(visit), visit.caller.key_id
     notes = {"settings": sheet.values}
     if "conversation" in visit.path:
@@ -159,7 +164,7 @@ async def _open(visit: Visit, sheet: Sheet) -> Opened:
         await asyncio.to_thread(answers.conversations.note, key_id, opened.id, notes)
         return opened
     started = await asyncio.to_thread(
-        answers.conversations.start, key_id, ORIGIN, notes=notes
+        answers.conversations.start, key_id, ORIGIN, title, notes
     )
     visit.request.path_params["conversation"] = started.id
     return Opened(visit)

@@ -64,6 +64,10 @@ class Answer:
         self.is_done = False
         self.version = 0
         """Grows with each look."""
+        self.blocks = list[str]()
+        """The HTML of what is finished, block by block, as of the last look."""
+        self.tail = ""
+        """The HTML of what is being written."""
         self._visit = visit
         self._conversations = conversations
         self._question = question
@@ -80,16 +84,6 @@ class Answer:
         self._task = asyncio.create_task(self._run())
 
     # For readers.
-
-    @property
-    def blocks(self) -> list[str]:
-        """The HTML of what is finished, block by block."""
-        return self._growing.blocks
-
-    @property
-    def tail(self) -> str:
-        """The HTML of what is being written."""
-        return code(self.text) if self._is_code else self._growing.tail
 
     async def news(self, seen: int) -> int:
         """Return the number of a look that is newer than `seen`, once there is one; the
@@ -168,8 +162,7 @@ class Answer:
             await self._wrote.wait()
             self._wrote.clear()
             began = time.monotonic()
-            if not self._is_code:
-                self._growing.update(self.text)
+            await self._render()
             cost = time.monotonic() - began
             await self._announce()
             if time.monotonic() - saved > SAVED:
@@ -179,6 +172,15 @@ class Answer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(PACE, SHARE * cost)):
                     await self._ended.wait()
+
+    async def _render(self) -> None:
+        """Render what was written, in a thread: others' answers do not wait for it."""
+        if self._is_code:
+            self.tail = code(self.text)
+            return
+        await asyncio.to_thread(self._growing.update, self.text)
+        self.blocks = self._growing.blocks.copy()
+        self.tail = self._growing.tail
 
     async def _announce(self) -> None:
         async with self._looked:

@@ -159,6 +159,7 @@ async def view_of(
         _read, answers, key_id, conversation_id
     )
     entries = entries_of(branch(turns, turn_id), lambda turn: answers.of(key_id, turn))
+    await asyncio.to_thread(_render, entries)
     last = entries[-1].reply if entries else None
     talker = preset(visit, models, last.model if last else None)
     length = await context_length(visit, talker.name) if talker else None
@@ -173,6 +174,12 @@ async def view_of(
         sheet or sheet_of(conversation, last),
         Past(await asyncio.to_thread(past, answers, key_id), conversation_id or ""),
     )
+
+
+def _render(entries: Sequence[Entry]) -> None:
+    """Render what is not rendered yet. It may take a while, so in a thread."""
+    for entry in entries:
+        _ = entry.reply.blocks
 
 
 def _read(
