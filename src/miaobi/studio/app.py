@@ -148,6 +148,8 @@ async def _answered(visit: Visit, route: PageRoute) -> Response:
     except Exception as error:  # an unexpected one is logged with its trace
         answer = from_exception(error, visit.request.state.request_id)
         return visit.refusal(answer.status, answer.message)
+    finally:
+        await visit.request.close()  # files of its form
 
 
 def _remember(visit: Visit, response: Response) -> None:

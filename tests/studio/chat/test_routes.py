@@ -7,15 +7,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx import Response
+from PIL import Image
 from sqlalchemy import select
 from tests.serve.conftest import Echo, toy_pool
 
+from miaobi.core.engine import Abilities
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.conversations import Conversations
@@ -227,3 +231,44 @@ def test_settings_stay_with_a_conversation(
     )
     request = echo.requests[-1]
     assert (request.messages or ())[0]["content"] == "Be long." and request.seed == 6
+
+
+class Looker(Echo):
+    """Is asked about one picture, and knows no dialogue."""
+
+    chats = False
+    abilities = Abilities(frozenset({"seed", "image", "prompt", "max_new_tokens"}))
+
+
+def png(width: int = 8) -> bytes:
+    buffer = BytesIO()
+    Image.new("RGB", (width, 8), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_picture_goes_to_a_model_that_reads_it_and_to_no_other(echo: Echo) -> None:
+    settings = Settings(hosts=("testserver",), workers=0)
+    looker = Looker()
+    pool = toy_pool(settings, echo=echo, looker=looker)
+    plain = pool.facts
+    pool.facts = lambda name: (
+        {**plain(name), "chats": False, "inputs": ["text", "image"]}
+        if name == "looker"
+        else plain(name)
+    )
+    with TestClient(
+        create_app(Services(settings, pool, Admission(settings)))
+    ) as client:
+        person = Person(client, "none")
+        for model in ("echo", "looker"):
+            answer = client.post(
+                CHAT,
+                headers=person.headers,
+                data={"message": "what is it?", "model": model},
+                files={"files": ("red.png", png(), "image/png")},
+            )
+            if model == "echo":
+                assert "echo reads no pictures" in answer.text
+        page = person.answered(answer.headers["hx-push-url"])
+    assert 'src="data:image/png;base64,' in page and "red.png" in page
+    assert np.shape(looker.requests[-1].image) == (8, 8, 3)
