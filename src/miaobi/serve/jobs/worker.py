@@ -245,8 +245,8 @@ class Supervisor:
             extra={"job": job.id, "exit_code": code, "largest_bytes": child.largest},
         )
         return say(
-            f"Its process ended unexpectedly ({_exit_text(code)}).",
-            f"其进程意外结束（{_exit_text(code)}）。",
+            f"Its process ended unexpectedly ({_signal(code) or f'exit code {code}'}).",
+            f"其进程意外结束（{_signal(code) or f'退出码 {code}'}）。",
         )
 
     def _is_lost(self, job: Job, holder: str) -> bool:
@@ -302,5 +302,6 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _exit_text(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+def _signal(code: int) -> str:
+    """Return the signal that ended a process; empty for one that ended by itself."""
+    return signal.Signals(-code).name if code < 0 else ""
