@@ -101,6 +101,7 @@ def test_variants_stand_side_by_side_and_words_can_be_changed(visit: Visit) -> N
     page.wait_for_selector("text=2 / 2")
     ended(page)
     second = page.url
+    assert page.locator("[rel=prev]").count() == 1
     page.get_by_role("link", name="Earlier variant").click()
     page.wait_for_selector("text=1 / 2")
     page.go_back()
@@ -318,3 +319,22 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     assert page.inner_text("#models summary") == "slow"
     page.reload()
     assert page.inner_text("#models summary") == "slow"
+
+
+def test_the_address_leads_to_its_place(visit: Visit) -> None:
+    page = visit(TALKER)
+    ask(page, "first")
+    first = page.url
+    for at in range(4):
+        ask(page, f"count {40 + at}")
+    page.goto(first)
+    answer = page.locator(".turn:not(.mine)").first
+    until(lambda: answer.bounding_box()["y"] > 0)
+    page.locator(".mine").nth(1).hover()
+    page.get_by_role("link", name="Edit and ask again").nth(1).click()
+    form = page.locator(".editing")
+    form.wait_for()
+    assert 0 < form.bounding_box()["y"] < 900
+    assert page.evaluate("document.activeElement.id").startswith("edit-")
+    page.go_back()
+    form.wait_for(state="detached")

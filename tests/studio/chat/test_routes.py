@@ -148,6 +148,20 @@ def test_the_stream_grows_and_ends(make: Callable[..., TestClient], echo: Echo) 
     assert re.findall(r"^event: (\w+)$", late, re.MULTILINE) == ["done", "end"]
 
 
+def test_the_stream_ends_when_the_server_stops(
+    make: Callable[..., TestClient], echo: Echo
+) -> None:
+    echo.pause = 0.05
+    client = make()
+    person = Person(client, "key-one")
+    path, turn = parts(person.say("some words " * 30))
+    client.app.state.services.admission.drain()
+    events = person.get(f"{turn}/stream").text
+    assert "event: answer" in events and "event: end" not in events
+    assert echo.running == 1
+    person.post(f"{path}/stop")
+
+
 def test_a_restart_leaves_what_was_stored(
     make: Callable[..., TestClient], echo: Echo
 ) -> None:

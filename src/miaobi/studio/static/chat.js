@@ -155,16 +155,27 @@ document.addEventListener("click", async (event) => {
   }, 1500);
 });
 
-// Another conversation, or another branch: the list closes, the end is shown.
+// Another conversation, or another branch: the list closes, and the place that the
+// address names is shown, or the end.
 document.addEventListener("click", (event) => {
   const past = event.target.closest("#past");
   if (past?.matches(":popover-open") && event.target.closest("a")) past.hidePopover();
 });
-document.addEventListener("htmx:pushedIntoHistory", arrive);
+let isArriving = false;
+document.addEventListener("htmx:pushedIntoHistory", () => {
+  isArriving = true;
+});
+document.addEventListener("htmx:afterSettle", () => {
+  if (isArriving) arrive();
+  isArriving = false;
+});
 function arrive() {
-  const variants = document.querySelector(".sides");
-  following = !variants;
-  variants?.scrollIntoView();
+  const query = new URLSearchParams(location.search);
+  const turn = document.getElementById(`turn-${query.get("turn")}`);
+  const earlier = turn && !turn.matches(".last") ? turn : null;
+  const place = document.querySelector(".sides, .editing, .wording") ?? earlier;
+  following = !place && !query.has("rename");
+  place?.scrollIntoView({ block: "nearest" });
   toEnd();
 }
 function restore() {
