@@ -5,6 +5,7 @@ fields of /v1/chat/completions.
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from fastapi.testclient import TestClient
@@ -54,9 +55,8 @@ def test_each_event_says_what_was_used_so_far(client: TestClient) -> None:
         "stream_options": usage,
     }
     text = client.post("/v1/chat/completions", json=body).text
-    events = [
-        json.loads(line[6:]) for line in text.split("\n\n") if line[6:].startswith("{")
-    ]
+    data = re.findall(r"^data: (\{.*)$", text, re.MULTILINE)
+    events = [json.loads(part) for part in data]
     counts = [event["usage"]["completion_tokens"] for event in events]
     assert counts == sorted(counts) and counts[-1] == 3
     assert all(event["usage"]["prompt_tokens"] == 3 for event in events)

@@ -37,12 +37,12 @@ def test_files_that_cannot_be_read_do_not_chat(tmp_path: Path) -> None:
     assert not chats(weights(tmp_path))
 
 
-def test_another_server_is_taken_to_chat() -> None:
+def test_another_server_counts_as_one_that_chats() -> None:
     assert chats(Weights("url", "http://127.0.0.1:1", "m"))
 
 
 @pytest.mark.slow
-def test_picture_tasks_are_those_that_are_asked_with_a_picture() -> None:
+def test_picture_tasks_are_those_that_take_a_picture() -> None:
     from miaobi.tune.tasks import tasks
 
     with_picture = {

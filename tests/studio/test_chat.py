@@ -94,7 +94,7 @@ def test_markdown_shows_as_it_is_meant_and_nothing_else_does(visit: Visit) -> No
     assert serious(page) == []
 
 
-def test_variants_stand_side_by_side_and_words_can_be_changed(visit: Visit) -> None:
+def test_variants_stand_side_by_side_and_questions_branch(visit: Visit) -> None:
     page = visit(TALKER)
     ask(page, "red")
     page.get_by_role("button", name="Answer again").click()
@@ -150,7 +150,7 @@ def test_thumbs_and_better_wordings_are_feedback(visit: Visit, site: Site) -> No
     assert kinds.count("thumb") == 0
 
 
-def test_conversations_are_found_renamed_exported_and_deleted(
+def test_conversations_are_searched_renamed_exported_and_deleted(
     visit: Visit, site: Site, tmp_path: Path
 ) -> None:
     page = visit(TALKER)
@@ -214,7 +214,7 @@ def test_what_is_wrong_stands_at_its_field(visit: Visit) -> None:
     assert page.input_value("#set-seed") == "7"
 
 
-def test_tools_are_called_and_answered_by_hand(visit: Visit) -> None:
+def test_tools_are_called_and_their_results_typed_in(visit: Visit) -> None:
     page = visit(TALKER)
     page.get_by_role("button", name="Settings").click()
     page.locator("summary", has_text="Tools").click()
@@ -321,7 +321,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     assert page.inner_text("#models summary") == "slow"
 
 
-def test_the_address_leads_to_its_place(visit: Visit) -> None:
+def test_an_address_opens_at_its_turn(visit: Visit) -> None:
     page = visit(TALKER)
     ask(page, "first")
     first = page.url

@@ -74,7 +74,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=30))
-def test_a_growing_text_ends_as_the_whole_would_be(pieces: list[str]) -> None:
+def test_a_growing_text_becomes_what_the_whole_is(pieces: list[str]) -> None:
     growing = Growing()
     text = ""
     for piece in pieces:

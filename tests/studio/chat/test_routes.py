@@ -134,7 +134,9 @@ def test_a_form_without_its_token_is_refused(make: Callable[..., TestClient]) ->
     assert answer.status_code == 403
 
 
-def test_the_stream_grows_and_ends(make: Callable[..., TestClient], echo: Echo) -> None:
+def test_the_stream_grows_and_closes(
+    make: Callable[..., TestClient], echo: Echo
+) -> None:
     echo.pause = 0.03
     person = Person(make(), "key-one")
     text = "first paragraph\n\nsecond one\n\nthird with several more words in it"
@@ -148,7 +150,7 @@ def test_the_stream_grows_and_ends(make: Callable[..., TestClient], echo: Echo) 
     assert re.findall(r"^event: (\w+)$", late, re.MULTILINE) == ["done", "end"]
 
 
-def test_the_stream_ends_when_the_server_stops(
+def test_the_stream_stops_with_the_server(
     make: Callable[..., TestClient], echo: Echo
 ) -> None:
     echo.pause = 0.05
@@ -187,7 +189,7 @@ def _rows(conversations: Conversations) -> list[Conversation]:
         return list(session.scalars(select(Conversation)))
 
 
-def test_where_nothing_is_kept_one_still_talks(
+def test_without_storing_one_still_talks(
     make: Callable[..., TestClient], echo: Echo
 ) -> None:
     client = make(keep_conversations=False)

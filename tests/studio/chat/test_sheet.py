@@ -28,7 +28,7 @@ def test_what_is_typed_becomes_fields_of_a_request() -> None:
     assert "temperature" in sheet.changed
 
 
-def test_what_nobody_has_set_is_not_asked_of_plain_models() -> None:
+def test_plain_models_get_only_what_somebody_has_set() -> None:
     assert Sheet.of({}).fields == {"temperature": 0.7, "top_p": 0.95}
     assert Sheet.of({}).changed == {}
     assert Sheet.of({}).values == DEFAULTS

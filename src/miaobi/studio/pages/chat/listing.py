@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from miaobi.studio.pages.chat.answers import answers_of
+from miaobi.studio.pages.chat.answers import Answers, answers_of
 from miaobi.studio.pages.chat.view import ORIGIN, Past, page, past, view_of
 from miaobi.studio.visit import Visit
 
@@ -63,7 +63,8 @@ async def delete_all(visit: Visit) -> Response:
 
 
 async def export_markdown(visit: Visit) -> Response:
-    id, key_id = visit.path["conversation"], visit.caller.key_id
+    id = visit.path["conversation"]
+    key_id = visit.caller.key_id
     conversations = answers_of(visit).conversations
     conversation = await asyncio.to_thread(conversations.find, key_id, id)
     text = await asyncio.to_thread(
@@ -73,7 +74,8 @@ async def export_markdown(visit: Visit) -> Response:
 
 
 async def export_json(visit: Visit) -> Response:
-    id, key_id = visit.path["conversation"], visit.caller.key_id
+    id = visit.path["conversation"]
+    key_id = visit.caller.key_id
     conversations = answers_of(visit).conversations
     exported = await asyncio.to_thread(conversations.as_json, key_id, id)
     return _json_file(f"{exported['title']}.json", exported)
@@ -81,18 +83,25 @@ async def export_json(visit: Visit) -> Response:
 
 async def export_all(visit: Visit) -> Response:
     """All conversations of this page, as JSON."""
-    answers, key_id = answers_of(visit), visit.caller.key_id
+    exported = await asyncio.to_thread(
+        _export,
+        answers_of(visit),
+        visit.caller.key_id,
+    )
+    listed = {"object": "list", "data": exported}
+    return _json_file("conversations.json", listed)
 
-    def gather() -> list[dict[str, Any]]:
-        rows = past(answers, key_id)
-        exported = list[dict[str, Any]]()
-        while rows:
-            exported += [answers.conversations.as_json(key_id, row.id) for row in rows]
-            rows = past(answers, key_id, after=rows[-1].id)
-        return exported
 
-    conversations = await asyncio.to_thread(gather)
-    return _json_file("conversations.json", {"object": "list", "data": conversations})
+def _export(answers: Answers, key_id: str) -> list[dict[str, Any]]:
+    """Return all conversations of this page and a key. It blocks."""
+    exported = list[dict[str, Any]]()
+    rows = past(answers, key_id)
+    while rows:
+        for row in rows:
+            content = answers.conversations.as_json(key_id, row.id)
+            exported.append(content)
+        rows = past(answers, key_id, after=rows[-1].id)
+    return exported
 
 
 def _json_file(name: str, content: Any) -> Response:
