@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +13,15 @@ from fastapi.testclient import TestClient
 from tests.serve.conftest import Echo, toy_pool
 from tests.studio.conftest import KEY, Site, serious, until
 
-from miaobi.core.language import say, speaking
+from miaobi.core.language import (
+    in_each,
+    joined,
+    say,
+    speaking,
+    spoken,
+    wordings_of,
+)
+from miaobi.data.encoding import Problem
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
@@ -196,6 +205,24 @@ def test_events_and_errors_are_read_in_each_language(app: FastAPI) -> None:
             assert ask(client, key, at, language).json()["error"]["message"] == text
             page = ask(client, key, f"/studio/{language}/jobs/{job}").text
             assert text in page and 'class="failure"' in page
+
+
+def test_texts_made_of_others_keep_both_languages() -> None:
+    """A reading error within its place, a list of choices, an estimate."""
+    problem = Problem(Path("rows.jsonl"), 3, say("no text.", "没有文本。"), "")
+    texts = {
+        str(problem): {
+            "en": "rows.jsonl:3: no text.",
+            "zh": "rows.jsonl:3：没有文本。",
+        },
+        "a" + say("b", "乙") + "c": {"en": "abc", "zh": "a乙c"},
+        joined((say("b", "乙"), "", "c"), " "): {"en": "b c", "zh": "乙 c"},
+        in_each(lambda: f"<{say('b', '乙')}>"): {"en": "<b>", "zh": "<乙>"},
+    }
+    for text, wordings in texts.items():
+        assert wordings_of(text) == wordings
+        with speaking("zh"):
+            assert spoken(text) == wordings["zh"]
 
 
 def test_commands_do_the_same() -> None:

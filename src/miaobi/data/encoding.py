@@ -76,7 +76,7 @@ class Problem:
 
     def __str__(self) -> str:
         location = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return say(f"{location}: {self.what}", f"{location}：{self.what}")
+        return say(f"{location}: ", f"{location}：") + self.what
 
     def error(self) -> BadInput:
         """Return the error of this problem, for whoever stops at it."""

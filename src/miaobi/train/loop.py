@@ -364,11 +364,13 @@ def _explain(
     examples = _list_examples(state, dataset, batches)
     return BadInput(
         say(
-            f"Step {state.step + 1} ({error.phase}, batch {english}): {problem}."
-            f"{examples} Nothing of this step was kept.",
-            f"第 {state.step + 1} 步（{error.phase}，第 {chinese} 批）：{problem}。"
-            f"{examples}该步未保留任何内容。",
-        ),
+            f"Step {state.step + 1} ({error.phase}, batch {english}): ",
+            f"第 {state.step + 1} 步（{error.phase}，第 {chinese} 批）：",
+        )
+        + problem
+        + say(".", "。")
+        + examples
+        + say(" Nothing of this step was kept.", "该步未保留任何内容。"),
         say(
             "Look at these examples; otherwise lower train.learning_rate, or "
             "raise train.warmup; then resume from the last checkpoint.",

@@ -242,9 +242,10 @@ def _family(
                 f"{origin or '配方'} 没有写明要训练的模型族（family）。",
             ),
             say(
-                f"Add a line such as `family: gpt`. {nearest('', families.names())}",
-                f"请加入一行，例如 `family: gpt`。{nearest('', families.names())}",
-            ),
+                "Add a line such as `family: gpt`. ",
+                "请加入一行，例如 `family: gpt`。",
+            )
+            + nearest("", families.names()),
         )
     return families.get(name)
 

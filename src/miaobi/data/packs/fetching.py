@@ -226,9 +226,10 @@ def _check_client(pack: Pack, package: Pack | Package, program: str) -> None:
             f"{pack.name} 需要 {package.client}，但尚未安装。",
         ),
         say(
-            f"Install {package.client} (python -m ensurepip for pip){choice}",
-            f"请安装 {package.client}（pip 可用 python -m ensurepip）{choice}",
-        ),
+            f"Install {package.client} (python -m ensurepip for pip)",
+            f"请安装 {package.client}（pip 可用 python -m ensurepip）",
+        )
+        + choice,
     )
 
 

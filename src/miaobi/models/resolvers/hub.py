@@ -129,9 +129,11 @@ def _snapshot(
             )
         raise NotFound(
             say(
-                f"The hub model {name!r} cannot be fetched: {reason}.",
-                f"无法获取 Hub 模型 {name!r}：{reason}。",
-            ),
+                f"The hub model {name!r} cannot be fetched: ",
+                f"无法获取 Hub 模型 {name!r}：",
+            )
+            + reason
+            + say(".", "。"),
             say(
                 "Check the id and the network, or give a local path.",
                 "请检查名称与网络，或给出本地路径。",

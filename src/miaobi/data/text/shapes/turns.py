@@ -135,9 +135,10 @@ def _role_of(record: Record) -> str:
     if role_name is None:
         raise Unusable(
             say(
-                f"a turn has the role {role!r}. {nearest(str(role), ROLES)}",
-                f"对话中出现角色 {role!r}。{nearest(str(role), ROLES)}",
-            ),
+                f"a turn has the role {role!r}. ",
+                f"对话中出现角色 {role!r}。",
+            )
+            + nearest(str(role), ROLES),
             say(f"Write {EXAMPLE}.", f"请写成 {EXAMPLE}。"),
         )
     return role_name
