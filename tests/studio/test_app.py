@@ -306,7 +306,7 @@ def test_theme_and_language_are_kept_and_the_keyboard_is_enough(
     page.keyboard.press("Enter")
     assert page.evaluate(theme) == "dark"
     page.get_by_role("link", name="中文").press("Enter")
-    page.get_by_role("heading", name="任务").wait_for()
+    page.get_by_role("heading", name="任务", level=1).wait_for()
     assert page.url.endswith("/studio/zh/jobs")
     assert page.evaluate(theme) == "dark"
     assert page.evaluate("document.documentElement.lang") == "zh-Hans"
