@@ -174,8 +174,9 @@ class Workshop:
         if job.kind == "export":
             self.export(job, holder)
             return
+        pause = 0.0 if job.request["suffix"] == "quick" else 0.05
         for step in range(job.result.get("step", 0) + 1, 61):
-            self.ending.wait(0.05)
+            self.ending.wait(pause)
             self.queue.progress(job.id, holder, {"step": step, "steps": 60})
             self.queue.record_event(
                 job.id,

@@ -84,7 +84,7 @@ def test_a_job_from_its_first_step_to_its_model(
 @pytest.fixture(scope="module")
 def finished(site: Site) -> tuple[str, str]:
     """Two jobs that are done."""
-    earlier, job = begin(site), begin(site)
+    earlier, job = begin(site, suffix="quick"), begin(site, suffix="quick")
     until(lambda: status(site, job) == "succeeded")
     return earlier, job
 
