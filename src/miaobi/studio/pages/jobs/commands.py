@@ -8,6 +8,11 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
+FILE = "FILE"
+"""Stands for a file that was uploaded: its path is on the visitor's machine."""
+DEFAULT_DTYPE = "f16"
+"""Of `miaobi export`."""
+
 
 def command(job: Json, recipes: Mapping[str, Json]) -> str:
     """Return the command for a job's object; files that were uploaded stand as FILE.
@@ -23,37 +28,53 @@ def command(job: Json, recipes: Mapping[str, Json]) -> str:
         return _tuning(job)
     if kind == "export.job":
         return join(_export(job))
-    return "miaobi batch FILE"
+    return f"miaobi batch {FILE}"
 
 
 def _training(job: Json, recipe: Json) -> str:
-    argv = ["--name", job["miaobi"]["will_be_called"], "--train.seed", str(job["seed"])]
+    argv = list(_name_and_seed(job))
     if job["training_file"] is not None:
         if recipe["data"]:
             argv += ["--data.pack", ""]
-        argv += ["--data.path", "FILE"]
-    return f"{recipe['command']} {join([*argv, *_settings(job)])}"
+        argv += ["--data.path", FILE]
+    argv += _settings(job)
+    return f"{recipe['command']} {join(argv)}"
 
 
 def _tuning(job: Json) -> str:
-    argv = ["miaobi", "finetune", "--base", job["model"], "--data", "FILE"]
-    argv += ["--name", job["miaobi"]["will_be_called"]]
+    argv = ["miaobi", "finetune", "--base", job["model"]]
+    argv += ["--data", FILE]
+    argv += _name_and_seed(job)
     if job["method"]["type"] == "dpo":
-        argv += ["--task", "preference", "--head.loss", "dpo"]
+        argv += ["--task", "preference"]
+        argv += ["--head.loss", "dpo"]
     if job["validation_file"] is not None:
-        argv += ["--data.validation_path", "FILE"]
-    return join([*argv, "--train.seed", str(job["seed"]), *_settings(job)])
+        argv += ["--data.validation_path", FILE]
+    argv += _settings(job)
+    return join(argv)
+
+
+def _name_and_seed(job: Json) -> Iterator[str]:
+    yield "--name"
+    yield job["miaobi"]["will_be_called"]
+    yield "--train.seed"
+    yield str(job["seed"])
 
 
 def _settings(job: Json) -> Iterator[str]:
-    for name, value in (job["miaobi"]["settings"] or {}).items():
+    """The settings that the request has beside the recipe's."""
+    settings = job["miaobi"]["settings"] or {}
+    for name, value in settings.items():
         yield f"--{name}"
-        yield str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value)
+        yield text.lower() if isinstance(value, bool) else text
 
 
 def _export(job: Json) -> Iterator[str]:
-    yield from ("miaobi", "export", job["model"], "--to", job["to"])
-    if job["dtype"] and not (job["to"] == "gguf" and job["dtype"] == "f16"):
-        yield from ("--dtype", job["dtype"])
+    yield from ("miaobi", "export", job["model"])
+    yield from ("--to", job["to"])
+    dtype = job["dtype"]
+    if dtype not in (None, DEFAULT_DTYPE):
+        yield from ("--dtype", dtype)
     if job["merge"]:
         yield "--merge"

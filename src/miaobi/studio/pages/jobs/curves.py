@@ -111,15 +111,18 @@ def plot(
         return None
     frame = Frame.of(values, steps or 0)
     lines = [_series(frame, name, style, points) for name, style, points in series]
+    steps_at = ticks(frame.x_low, frame.x_high)
+    losses_at = ticks(frame.y_low, frame.y_high)
+    changes = [
+        f"{name}: {points[0][1]:.4g} → {points[-1][1]:.4g}"
+        for name, _, points in series
+    ]
     return Plot(
         lines,
-        [Tick(frame.x(x), f"{x:,.4g}") for x in ticks(frame.x_low, frame.x_high)],
-        [Tick(frame.y(y), f"{y:,.4g}") for y in ticks(frame.y_low, frame.y_high)],
-        "; ".join(
-            f"{name}: {points[0][1]:.4g} → {points[-1][1]:.4g}"
-            for name, _, points in series
-        ),
-        _readout(frame, series),
+        x_ticks=[Tick(frame.x(x), f"{x:,.4g}") for x in steps_at],
+        y_ticks=[Tick(frame.y(y), f"{y:,.4g}") for y in losses_at],
+        summary="; ".join(changes),
+        points=_readout(frame, series),
     )
 
 
@@ -140,10 +143,12 @@ class Frame:
         return cls(0.0, max(*xs, steps, 1.0), min(ys) - margin, max(ys) + margin)
 
     def x(self, value: float) -> float:
+        """Return where a step lies from left to right."""
         share = (value - self.x_low) / (self.x_high - self.x_low)
         return round(LEFT + (RIGHT - LEFT) * share, 1)
 
     def y(self, value: float) -> float:
+        """Return where a loss lies from the top down."""
         share = (value - self.y_low) / (self.y_high - self.y_low)
         return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 
@@ -179,10 +184,12 @@ def _series(frame: Frame, name: str, style: str, points: Sequence[Point]) -> Ser
 
 
 def _path(frame: Frame, points: Sequence[Point]) -> str:
+    """Return the line through the points, as SVG writes paths."""
     return "M" + "L".join(f"{frame.x(x):g} {frame.y(y):g}" for x, y in points)
 
 
 def _readout(frame: Frame, series: Sequence[tuple[str, str, Sequence[Point]]]) -> str:
+    """Return the points of all series with their values, as JSON."""
     content = {
         "step": say("step", "步"),
         "lines": [
@@ -201,6 +208,7 @@ def _readout(frame: Frame, series: Sequence[tuple[str, str, Sequence[Point]]]) -
 
 
 def _name(name: str) -> str:
+    """Return what people call a loss."""
     if name == VALIDATION:
         return say("validation", "验证")
     if name == "train_loss":

@@ -64,10 +64,11 @@ async def counts(visit: Visit) -> Response:
         visit.call("GET", "/v1/feedback", params={"limit": 1}),
     )
     by_status = jobs["counts"]
+    running = by_status.get("running", 0)
     return visit.html(
         "jobs/counts.html",
-        moving=by_status.get("running", 0) + by_status.get("queued", 0),
-        running=by_status.get("running", 0),
+        moving=running + by_status.get("queued", 0),
+        running=running,
         feedback=sum(feedback["counts"].values()),
     )
 
@@ -149,6 +150,7 @@ async def _comparable(visit: Visit, job: Json) -> list[Json]:
 
 
 async def _recipes(visit: Visit) -> dict[str, Json]:
+    """Return the recipes by id."""
     listed = await visit.call("GET", "/v1/training/recipes")
     return {recipe["id"]: recipe for recipe in listed["data"]}
 

@@ -36,6 +36,7 @@ async def show(visit: Visit) -> Response:
 
 
 async def _everything(visit: Visit) -> dict[str, Any]:
+    """Return what the templates of the list and the packs show."""
     versions, served, packs, disk, jobs = await asyncio.gather(
         visit.call("GET", STORE),
         visit.call("GET", "/v1/models"),
@@ -64,37 +65,46 @@ async def _everything(visit: Visit) -> dict[str, Any]:
 
 async def show_pack(visit: Visit) -> Response:
     """One pack as it stands; asked for again while it is fetched."""
-    return _pack(visit, await visit.call("GET", f"{PACKS}/{visit.path['pack']}"))
+    return await _pack(visit, "GET", "")
 
 
 async def fetch(visit: Visit) -> Response:
-    return _pack(visit, await visit.call("POST", f"{PACKS}/{visit.path['pack']}/fetch"))
+    """Begin to fetch a pack."""
+    return await _pack(visit, "POST", "/fetch")
 
 
 async def stop(visit: Visit) -> Response:
-    return _pack(visit, await visit.call("POST", f"{PACKS}/{visit.path['pack']}/stop"))
+    """Stop the fetch of a pack."""
+    return await _pack(visit, "POST", "/stop")
 
 
-def _pack(visit: Visit, pack: Json) -> Response:
+async def _pack(visit: Visit, method: str, action: str) -> Response:
+    """Answer with a pack as it is after an action."""
+    name = visit.path["pack"]
+    pack = await visit.call(method, f"{PACKS}/{name}{action}")
     if not visit.is_partial:
         return visit.go("models")
     return visit.html("models/pack.html", pack=pack, is_operator=visit.caller.operator)
 
 
 async def promote(visit: Visit) -> Response:
-    name, _, number = visit.path["model"].partition("@")
-    done = await visit.call(
-        "POST", f"{STORE}/{name}/promote", json={"version": int(number)}
-    )
-    return await _changed(visit, done["message"], f"models/{name}@{number}")
+    """Make a version the one that its name means."""
+    model = visit.path["model"]
+    name, _, number = model.partition("@")
+    promotion = {"version": int(number) if number.isdecimal() else None}
+    done = await visit.call("POST", f"{STORE}/{name}/promote", json=promotion)
+    return await _changed(visit, done["message"], f"models/{model}")
 
 
 async def go_back(visit: Visit) -> Response:
-    done = await visit.call("POST", f"{STORE}/{visit.path['model']}/rollback")
+    """Go back to the version that was in production before."""
+    name = visit.path["model"]
+    done = await visit.call("POST", f"{STORE}/{name}/rollback")
     return await _changed(visit, done["message"])
 
 
 async def delete(visit: Visit) -> Response:
+    """Delete a version, where nothing needs it."""
     model = visit.path["model"]
     await visit.call("DELETE", f"/v1/models/{model}")
     return await _changed(visit, say(f"{model} is deleted.", f"{model} 已删除。"))
@@ -104,9 +114,8 @@ async def _changed(visit: Visit, message: str, then: str = "models") -> Response
     """Answer with the list as it is now, where it is in sight, or lead to `then`."""
     if not visit.is_partial or visit.request.headers.get("hx-target") != "models":
         return visit.go(then)
-    return visit.toast(
-        message, visit.text("models/list.html", **await _everything(visit))
-    )
+    models = visit.text("models/list.html", **await _everything(visit))
+    return visit.toast(message, models)
 
 
 async def card(visit: Visit) -> Response:
@@ -161,6 +170,7 @@ async def exports(visit: Visit) -> Response:
 
 
 async def _exports(visit: Visit) -> dict[str, Any]:
+    """Return what the template of the exports shows."""
     model = visit.path["model"]
     offers, jobs = await asyncio.gather(
         visit.call("GET", "/v1/exports/offers", params={"model": model}),
@@ -176,13 +186,16 @@ async def _exports(visit: Visit) -> dict[str, Any]:
 
 
 async def export(visit: Visit) -> Response:
+    """Begin an export."""
     form = await visit.form()
     body = {
         "model": visit.path["model"],
-        "to": str(form["to"]),
+        "to": str(form.get("to")),
         "merge": form.get("merge") == "yes",
-        **({"dtype": str(form["dtype"])} if form.get("dtype") else {}),
     }
+    dtype = form.get("dtype")
+    if dtype:
+        body["dtype"] = str(dtype)
     job = await visit.call("POST", "/v1/exports/jobs", json=body)
     if not visit.is_partial:
         return visit.go(f"jobs/{job['id']}")
