@@ -90,6 +90,7 @@ def test_what_is_open_is_a_list_that_one_reads() -> None:
         "/health",
         "/ready",
         "/studio/login",
+        "/studio/static/[0-9a-f]+/[a-z0-9_.-]+",
         "/v1/images/files/[A-Za-z0-9_-]{22,86}\\.(?:png",
         "jpeg",
         "webp)",
@@ -104,6 +105,9 @@ def test_what_is_open_is_a_list_that_one_reads() -> None:
         "/v1/images/files/" + "a" * 21 + ".png",
         "/health\n",
         "/studio/login/x",
+        "/studio/static/0/../jobs",
+        "/studio/static/0/x/y",
+        "/studio/en/chat",
     ):
         assert not OPEN.fullmatch(path), path
 

@@ -106,7 +106,7 @@ ROWS = {
         "serve/test_security.py::test_names_that_are_paths_lead_nowhere"
     ),
     "page components that read files (Gradio 2024-1561, 2024-4325)": (
-        "studio/test_door.py::test_only_what_the_page_needs_of_gradio_is_reachable"
+        "studio/rooms/test_mount.py::test_only_what_the_page_needs_of_gradio_is_reachable"
     ),
     "CRLF into config (ComfyUI 2026-22777)": (
         "serve/test_security.py::test_newlines_begin_no_header_and_no_row"
