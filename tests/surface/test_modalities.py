@@ -34,10 +34,16 @@ OWN_PACKAGES = (
     "engines/diffusers/",
     "models/formats/diffusers.py",
     "models/pipelines/",
+    "serve/routes/rerank.py",
+    "verbs/embed.py",
     "verbs/latent/",
 )
-"""What belongs to images alone: Diffusers' pipelines, and latent spaces of pictures."""
-EXCEPTIONS = {"studio/rooms/train.py": "is Gradio's still, and goes with it"}
+"""What belongs to one modality: Diffusers' pipelines, vectors of texts, latent spaces."""
+EXCEPTIONS = {
+    "studio/pages/jobs/page.py": "leads to Chat or, while it is Gradio's, to Pictures",
+    "verbs/finetune/settings.py": "base: new has bodies for texts alone",
+    "studio/rooms/train.py": "is Gradio's still, and goes with it",
+}
 """Files that decide by a modality although they belong to none, and why."""
 
 

@@ -84,6 +84,8 @@ def measure(subject: Subject, progress: Progress) -> tuple[list[Score], list[Mis
         metric = metrics.get(name)
         if metric.MODALITY != subject.modality:
             continue
+        if not subject.concerns(metric.NEEDS):
+            continue
         why = subject.lacks(metric.NEEDS)
         if why:
             missing.append(Missing(name, why))

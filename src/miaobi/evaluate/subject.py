@@ -48,6 +48,10 @@ class Subject(ABC):
         for listener in self.listeners:
             listener(share)
 
+    def concerns(self, needs: frozenset[str]) -> bool:
+        """Return whether a metric with these needs says anything of such a model."""
+        return True
+
     @abstractmethod
     def lacks(self, needs: frozenset[str]) -> str:
         """Return why a metric with these needs cannot be measured; empty if it can."""

@@ -174,7 +174,7 @@ def test_a_run_is_estimated_started_stopped_and_goes_on(
     view.get_by_text("paused", exact=True).wait_for()
     page.locator("#tune-resume").click()
     view.get_by_text("done", exact=True).wait_for()
-    view.get_by_text("a sample").wait_for()
+    view.get_by_text("sample/0").wait_for()
     until(lambda: len(curve.get_attribute("points").split()) == 60)
     assert serious(page) == []
 

@@ -100,16 +100,15 @@ class TextSubject(Subject):
         count = min(self.count, len(openings))
         return random.Random(self.seed).sample(openings, count)
 
+    def concerns(self, needs: frozenset[str]) -> bool:
+        """Return False for a bound where the model has no latent space of sentences."""
+        return BOUND not in needs or (self.net is not None and self.encode is not None)
+
     def lacks(self, needs: frozenset[str]) -> str:
         if LIKELIHOOD in needs and (self.score is None or self.encode is None):
             return say(
                 "This engine has no log-probabilities of texts; evaluate with engine native or llamacpp.",
                 "此引擎不提供文本的概率；请用 native 或 llamacpp 引擎评估。",
-            )
-        if BOUND in needs and (self.net is None or self.encode is None):
-            return say(
-                "This model has no latent space of sentences.",
-                "此模型没有句子的潜空间。",
             )
         if HELD_OUT in needs and not any(text.strip() for text in self.held_out):
             return say(

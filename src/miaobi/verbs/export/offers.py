@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 from miaobi.core.errors import MiaobiError
 from miaobi.models import convert
 from miaobi.models.convert.quantise import Dtype
-from miaobi.models.merging import check_mergeable
 from miaobi.models.tuned import FAMILY, Tuned, open_tuned
 from miaobi.verbs.export.folder import architecture_of
 
@@ -24,6 +23,8 @@ GRAPHED_TASKS = (
     "embedding",
 )
 """Tasks whose models have graphs for ONNX (nn/graphs.py)."""
+GRAPHED_FAMILIES = ("gan", "lstm", "pix2pix", "vae", "vq")
+"""Families whose models have."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def _of_adapter(tuned: Tuned) -> list[Offer]:
 
 
 def _is_mergeable(tuned: Tuned) -> bool:
+    from miaobi.models.merging import check_mergeable
+
     try:
         check_mergeable(tuned)
     except MiaobiError:
@@ -86,6 +89,4 @@ def _has_gguf(folder: Path) -> bool:
 def _has_graphs(weights: Weights, tuned: Tuned | None) -> bool:
     if tuned is not None:
         return tuned.task_name in GRAPHED_TASKS
-    return weights.format == "bundle" and (
-        weights.modality == "image" or weights.family == "lstm"
-    )
+    return weights.format == "bundle" and weights.family in GRAPHED_FAMILIES

@@ -42,7 +42,7 @@ class Config:
     """bpe (trained on these texts), or a pretrained one: a folder with tokenizer.json, a
     GGUF file.
     """
-    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 8192
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] = 8192
     """Tokens of a bpe trained here; a small corpus gives fewer."""
     source_length: Annotated[int, Field(ge=2, le=100_000)] = 128
     """Tokens of a source at most; examples with a longer one are left out and counted."""
