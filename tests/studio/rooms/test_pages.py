@@ -17,6 +17,8 @@ from tests.studio.conftest import Site, serious, until
 from miaobi.provenance.image import read_record
 
 Visit = Callable[..., Any]
+# Gradio's page takes seconds to build and to open; it leaves with its last room.
+pytestmark = pytest.mark.slow
 ROOMS = {
     "en": ["Compare", "Pictures", "Train", "Tune", "Feedback"],
     "zh": ["比较", "图片", "训练", "调优", "反馈"],
