@@ -10,16 +10,13 @@ remembers: a token costs the same, however long the text is.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import LSTMConfig as Config
+from miaobi.families.folder import read_net, write_net
 from miaobi.nn.graphs import Graph, language_graph
 from miaobi.nn.language import LanguageModel
 from miaobi.nn.language import sample_texts as sample
@@ -83,26 +80,8 @@ def build(config: Config, spec: TokenSpec) -> LanguageModel:
 
 
 def save(objective: LanguageModel, folder: Path) -> None:
-    net: LSTM = objective.net  # type: ignore[assignment]
-    weights = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    settings = {
-        "model_type": "miaobi_lstm",
-        **asdict(net.config),
-        **asdict(net.spec),
-        "eos_token_id": net.spec.eos_id,
-        "bos_token_id": net.spec.bos_id,
-    }
-    (folder / "config.json").write_text(
-        json.dumps(settings, indent=1), encoding="utf-8"
-    )
+    write_net(objective.net, NAME, folder)
 
 
 def load(folder: Path) -> LSTM:
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = Config(**{key.name: settings[key.name] for key in fields(Config)})
-    spec = TokenSpec(**{key.name: settings[key.name] for key in fields(TokenSpec)})
-    with torch.device("meta"):
-        net = LSTM(config, spec)
-    net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    return net.eval()
+    return read_net(LSTM, Config, folder)

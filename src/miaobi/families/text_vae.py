@@ -18,15 +18,12 @@ Shapes: ids [B, T] begin with the token that begins a text; z, μ, log σ² [B, 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -34,6 +31,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from miaobi.core.artifacts import Artifact, Facts, Text
 from miaobi.data.text.tokens import TokenSpec
 from miaobi.families.config import TextVAEConfig as Config
+from miaobi.families.folder import read_net, write_net
 from miaobi.nn.language import MASKED
 from miaobi.nn.objective import Batch, Loss, Objective, Phase
 from miaobi.nn.sample import TextSample as Sample
@@ -307,26 +305,8 @@ def sample(
 
 
 def save(objective: SentenceVariational, folder: Path) -> None:
-    net = objective.net
-    weights = {name: value.contiguous() for name, value in net.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    settings = {
-        "model_type": f"miaobi_{NAME}",
-        **asdict(net.config),
-        **asdict(net.spec),
-        "eos_token_id": net.spec.eos_id,
-        "bos_token_id": net.spec.bos_id,
-    }
-    (folder / "config.json").write_text(
-        json.dumps(settings, indent=1), encoding="utf-8"
-    )
+    write_net(objective.net, NAME, folder)
 
 
 def load(folder: Path) -> TextVAE:
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = Config(**{key.name: settings[key.name] for key in fields(Config)})
-    spec = TokenSpec(**{key.name: settings[key.name] for key in fields(TokenSpec)})
-    with torch.device("meta"):
-        net = TextVAE(config, spec)
-    net.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-    return net.eval()
+    return read_net(TextVAE, Config, folder)
