@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.studio.conftest import Site, serious, until
 
 Visit = Callable[..., Any]
@@ -215,6 +214,28 @@ def test_what_is_wrong_stands_at_its_field(visit: Visit) -> None:
     assert page.input_value("#set-seed") == "7"
 
 
+def test_what_is_typed_while_settings_are_being_kept_stays(visit: Visit) -> None:
+    page = visit(TALKER)
+    page.get_by_role("button", name="Settings").click()
+    held = list[Any]()
+    page.route("**/settings", lambda route: held.append(route))
+    page.fill("#set-seed", "7")
+    with page.expect_request("**/settings"):
+        page.keyboard.press("Tab")
+    page.evaluate(
+        """() => {
+            const field = document.getElementById("set-max-tokens");
+            field.value = "90";
+            field.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    with page.expect_response("**/settings"):
+        held[0].continue_()
+    page.wait_for_timeout(300)  # it is put in
+    assert page.input_value("#set-max-tokens") == "90"
+    assert page.input_value("#set-seed") == "7"
+
+
 def test_tools_are_called_and_their_results_typed_in(visit: Visit) -> None:
     page = visit(TALKER)
     page.get_by_role("button", name="Settings").click()
@@ -250,7 +271,6 @@ def test_files_are_added_and_refused(visit: Visit) -> None:
     assert page.locator("#chips .chip").count() == 0
 
 
-@pytest.mark.slow  # failed once beside two other files, and never alone
 def test_errors_stand_in_the_dialogue_with_a_remedy(visit: Visit) -> None:
     page = visit(f"{CHAT}?model=writer")
     ask(page, "once upon a time")

@@ -118,12 +118,17 @@ new MutationObserver(toEnd).observe(document.body, {
 window.addEventListener("resize", toEnd);
 document.addEventListener("toggle", toEnd, true); // the settings take room beside it
 
-// What is put in by morphing leaves alone what is being typed, and what the stream of an
-// answer has put in since.
+// What is put in by morphing leaves alone what was typed since it was asked for, and what
+// the stream of an answer has put in since.
+const unsent = new Set(); // fields that were changed since the last request
+document.addEventListener("input", (event) => unsent.add(event.target));
+document.addEventListener("htmx:beforeRequest", () => unsent.clear());
+const isTyped = (node) =>
+  node.id === "message" || node === document.activeElement || unsent.has(node);
 const isLive = (node) => node.dataset?.live !== undefined;
 const { defaults } = window.Idiomorph;
 defaults.callbacks.beforeNodeMorphed = (before, after) => {
-  if (before.id === "message" || before === document.activeElement) keepTyped(before, after);
+  if (isTyped(before)) keepTyped(before, after);
   if (before.id === "chips" || before.id === "files") return false;
   return !(isLive(before) && isLive(after));
 };

@@ -36,8 +36,8 @@ from miaobi.studio.visit import Visit
 
 SENT = {"hx-trigger": "chat:sent"}
 """Tells the browser that the composer can be emptied."""
-FAULTY = {"hx-trigger": "chat:settings"}
-"""Tells the browser to open the settings."""
+FAULTY = {"hx-trigger-after-swap": "chat:settings"}
+"""Tells the browser to open the settings, once what is wrong stands in them."""
 TITLE = 80
 """Characters of a message that name its conversation."""
 Form = Mapping[str, Any]

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from miaobi.core.errors import MiaobiError
 from miaobi.serve.conversations import Conversations
 from miaobi.serve.errors import ApiError, from_exception
-from miaobi.serve.records import Turn
+from miaobi.serve.records import Conversation, Turn
 from miaobi.studio.pages.chat.asking import Question, answer_items, text_of
 from miaobi.studio.pages.chat.markdown import Growing, code
 from miaobi.studio.pages.chat.unkept import unkept
@@ -223,6 +223,28 @@ class Answers:
         if answer is None or answer.is_done or answer.key_id != key_id:
             return None
         return answer
+
+    async def read(
+        self, key_id: str, conversation_id: str
+    ) -> tuple[Conversation, list[Turn], dict[str, Answer]]:
+        """Return a conversation of this key, its turns, and the answers that are being
+        written, by the ids of their turns. One that ends while the turns are read is
+        among them: they are from before its end. Raise NotFound.
+        """
+        before = self.within(key_id, conversation_id)
+        conversation, turns = await asyncio.to_thread(
+            self._stored, key_id, conversation_id
+        )
+        writing = [*before, *self.within(key_id, conversation_id)]
+        return conversation, turns, {answer.id: answer for answer in writing}
+
+    def _stored(
+        self, key_id: str, conversation_id: str
+    ) -> tuple[Conversation, list[Turn]]:
+        return (
+            self.conversations.find(key_id, conversation_id),
+            self.conversations.turns(key_id, conversation_id),
+        )
 
     def within(self, key_id: str, conversation_id: str) -> list[Answer]:
         """Return those of one conversation of this key."""

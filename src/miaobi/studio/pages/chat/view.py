@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import HTMLResponse
 
 from miaobi.core.language import say
-from miaobi.serve.records import Conversation, Turn
+from miaobi.serve.records import Conversation
 from miaobi.studio.pages.chat.answers import Answer, Answers, answers_of
 from miaobi.studio.pages.chat.entries import Entry, Reply, by_day, entries_of
 from miaobi.studio.pages.chat.sheet import Sheet
@@ -155,10 +155,10 @@ async def view_of(
     answers = answers_of(visit)
     key_id = visit.caller.key_id
     models = await talkers(visit)
-    conversation, turns = await asyncio.to_thread(
-        _read, answers, key_id, conversation_id
-    )
-    entries = entries_of(branch(turns, turn_id), lambda turn: answers.of(key_id, turn))
+    conversation, entries = None, list[Entry]()
+    if conversation_id is not None:
+        conversation, turns, writing = await answers.read(key_id, conversation_id)
+        entries = entries_of(branch(turns, turn_id), writing.get)
     await asyncio.to_thread(_render, entries)
     last = entries[-1].reply if entries else None
     talker = preset(visit, models, last.model if last else None)
@@ -180,18 +180,6 @@ def _render(entries: Sequence[Entry]) -> None:
     """Render what is not rendered yet. It may take a while, so in a thread."""
     for entry in entries:
         _ = entry.reply.blocks
-
-
-def _read(
-    answers: Answers, key_id: str, conversation_id: str | None
-) -> tuple[Conversation | None, list[Turn]]:
-    if conversation_id is None:
-        return None, []
-    conversations = answers.conversations
-    return (
-        conversations.find(key_id, conversation_id),
-        conversations.turns(key_id, conversation_id),
-    )
 
 
 def past(
