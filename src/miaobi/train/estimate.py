@@ -17,6 +17,7 @@ from miaobi.core.errors import DoesNotFit
 from miaobi.core.language import say
 from miaobi.core.load import Load
 from miaobi.core.machine import BUSY_PERCENT
+from miaobi.core.quantities import format_duration
 from miaobi.data.dataset import Dataset
 from miaobi.train import processes, threads, timing
 from miaobi.train.loop import State, training_only
@@ -89,15 +90,6 @@ class Estimate:
             f"{busy}; alone, the run would take at most {alone}.",
             f"{busy}；若单独运行，最多需要 {alone}。",
         )
-
-
-def format_duration(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 90:
-        return say(f"{seconds:.0f} s", f"{seconds:.0f} 秒")
-    if seconds < 5400:
-        return say(f"{seconds / 60:.0f} min", f"{seconds / 60:.0f} 分钟")
-    return say(f"{seconds / 3600:.1f} h", f"{seconds / 3600:.1f} 小时")
 
 
 def estimate(state: State, dataset: Dataset, run: Path) -> Estimate:

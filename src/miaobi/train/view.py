@@ -8,7 +8,7 @@ import sys
 import time
 
 from miaobi.core.language import say
-from miaobi.train.estimate import format_duration
+from miaobi.core.quantities import format_duration
 from miaobi.train.loop import State
 
 REFRESH_SECONDS = 0.2

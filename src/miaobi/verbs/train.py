@@ -62,7 +62,7 @@ class Trained:
     modality: str = "text"
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import format_duration
+        from miaobi.core.quantities import format_duration
 
         name = self.model.split("@")[0]
         generate = command_for(self.modality, name)

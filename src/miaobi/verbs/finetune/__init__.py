@@ -75,7 +75,7 @@ class Tuned:
     """The options of `miaobi generate` that a question needs (`Task.ASK`)."""
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import format_duration
+        from miaobi.core.quantities import format_duration
 
         time = format_duration(self.seconds)
         validation = describe_validation(self.validation_loss)

@@ -8,6 +8,7 @@ from typing import Any
 
 from miaobi.core.config import plain
 from miaobi.core.language import say
+from miaobi.core.quantities import format_duration
 from miaobi.data.survey import counted
 from miaobi.evaluate.compare import Difference
 from miaobi.evaluate.page import (
@@ -22,7 +23,6 @@ from miaobi.evaluate.page import (
     table,
 )
 from miaobi.evaluate.score import Score
-from miaobi.train.estimate import format_duration
 from miaobi.tune import mixing
 from miaobi.tune.config import TuneConfig
 from miaobi.verbs.readable import CELL_CHARACTERS, readable

@@ -24,7 +24,7 @@ class Planned:
     space: Mapping[str, str]
 
     def __str__(self) -> str:
-        from miaobi.train.estimate import format_duration
+        from miaobi.core.quantities import format_duration
 
         time = format_duration(self.seconds)
         better = say("higher", "越高越好")
