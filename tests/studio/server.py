@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 from tests.serve.conftest import Echo, Grey, toy_pool
+from tests.studio.conftest import make_model
 
 from miaobi.core.engine import Abilities, Chunk
 from miaobi.core.language import say
@@ -183,7 +184,12 @@ class Workshop:
                 holder,
                 "metrics",
                 f"Step {step}",
-                {"step": step, "train_loss": 3 - step / 30, "seconds": step / 20},
+                {
+                    "step": step,
+                    "train_loss": 3 - step / 30,
+                    "seconds": step / 20,
+                    "memory_bytes": 1_000_000_000 + step * 1_000_000,
+                },
             )
         self.queue.record_event(
             job.id,
@@ -193,6 +199,7 @@ class Workshop:
             {"step": 60},
         )
         made = "trained_model" if job.kind == "training" else "fine_tuned_model"
+        make_model(job.request[made])
         done = say("Done: it answers now.", "完成：现在可以使用。")
         self.queue.end(job.id, holder, "succeeded", done, {made: job.request[made]})
 
@@ -226,6 +233,8 @@ def main(keys: list[str]) -> None:
     pool.find = lambda name: toy(name) if name in engines else find(name)
 
     def facts(name: str) -> dict[str, Any]:
+        if name not in engines:
+            return {"id": name, "object": "model", "modality": find(name).modality}
         chats = getattr(engines[name], "chats", False)
         modality = engines[name].takes.makes
         return {

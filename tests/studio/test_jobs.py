@@ -61,7 +61,8 @@ def test_a_job_from_its_first_step_to_its_model(
     page.wait_for_url(f"**/studio/en/jobs/{job}")
     page.locator("#job progress").wait_for()
     page.locator(".plot path.train").first.wait_for()
-    assert page.get_by_role("button", name="Chat with it").is_disabled()
+    assert page.get_by_role("button", name="Its model page").is_disabled()
+    page.locator(".state").get_by_text("of memory").wait_for()
 
     page.locator("#pause").click()
     page.locator("#resume").wait_for()
@@ -73,6 +74,7 @@ def test_a_job_from_its_first_step_to_its_model(
 
     link = page.get_by_role("link", name="Chat with it")
     assert "/studio/en/chat?model=poet-" in link.get_attribute("href")
+    assert "Peak memory\n1.06 GB" in page.locator(".facts").inner_text()
     assert page.locator(".sample").inner_text() == "a <b>sample</b>"
     assert "AI-generated" in page.locator("#samples-part").inner_text()
     text = page.locator(".code").last.inner_text()
@@ -135,6 +137,38 @@ def test_cancelling_asks_before(visit: Callable[..., Any], site: Site) -> None:
     page.get_by_role("button", name="Go ahead").click()
     page.locator(".state").get_by_text("cancelled").wait_for()
     assert status(site, job) == "cancelled"
+
+
+def test_a_list_follows_what_happens_elsewhere(
+    visit: Callable[..., Any], site: Site, finished: tuple[str, str]
+) -> None:
+    """An idle tab that is seen follows by itself; one that is not seen asks for nothing,
+    and follows as soon as it is seen again.
+    """
+    page = visit("/studio/en/jobs")
+    page.locator("#count-jobs[hx-get]").wait_for(state="attached")
+    job = begin(site, suffix="quick")
+    page.locator(f"#row-{job}").wait_for()
+    until(lambda: status(site, job) == "succeeded")
+    page.locator(f"#row-{job}").get_by_text("done").wait_for()
+
+    later = begin(site)
+    page.reload()
+    page.locator(f"#row-{later}").get_by_text("running").wait_for()
+    asked = list[str]()
+    page.evaluate(SEE.format(hidden="true"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2500)  # a list with a job that runs is asked for every 2 s
+    until(lambda: status(site, later) == "succeeded")
+    assert asked == []
+    page.evaluate(SEE.format(hidden="false"))
+    page.locator(f"#row-{later}").get_by_text("done").wait_for()
+
+
+SEE = """
+Object.defineProperty(document, "hidden", {{ value: {hidden}, configurable: true }});
+document.dispatchEvent(new Event("visibilitychange"));
+"""
 
 
 # Without a browser.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.services import Services
 from miaobi.serve.settings import Settings
+from miaobi.studio.pages.models import page
 from miaobi.studio.pages.models.lineage import trees
+from miaobi.studio.uses import Use, uses
 
+PLAY = Use(("Play it", "播放"), ("Play", "播放"), "beeps")
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 SCORE = {
     "name": "accuracy",
@@ -51,6 +55,15 @@ def desk(site: Site) -> Iterator[str]:
     Store().promote("desk@2")
     yield "desk"
     Store().remove("desk")
+
+
+@pytest.fixture
+def stand(site: Site) -> Iterator[str]:
+    """A model of two versions."""
+    make_model("stand")
+    make_model("stand", ("stand@1",))
+    yield "stand"
+    Store().remove("stand")
 
 
 @pytest.fixture
@@ -93,6 +106,21 @@ def test_promote_go_back_and_delete(visit: Callable[..., Any], desk: str) -> Non
     page.get_by_text("desk@3 is deleted.").wait_for()
     assert len(Store().versions(desk)) == 2
     assert serious(page) == []
+
+
+def test_models_follow_what_happens_elsewhere(
+    visit: Callable[..., Any], stand: str
+) -> None:
+    """A version that is promoted, and one that is made, without a reload."""
+    page = visit("/studio/zh/models")
+    tree = page.get_by_role("region", name=stand)
+    row = tree.get_by_role("row").filter(has=page.locator("a", has_text="stand@1"))
+    row.wait_for()
+    assert row.locator(".stamp").count() == 0
+    Store().promote("stand@1")
+    make_model(stand, ("stand@2",))
+    row.locator(".stamp").wait_for()
+    tree.get_by_role("link", name="stand@3").first.wait_for()
 
 
 def test_a_refusal_says_why(visit: Callable[..., Any], ground: str) -> None:
@@ -153,6 +181,21 @@ def test_phone_and_size(visit: Callable[..., Any], site: Site) -> None:
 
 
 # Without a browser.
+
+
+def test_a_modality_of_another_package_has_its_page(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its models lead to the page that the package names, on the card and in the list."""
+    entry = EntryPoint("beep", f"{__name__}:PLAY", "miaobi.studio_uses")
+    monkeypatch.setitem(uses._entries, "beep", entry)
+    monkeypatch.setattr(page, "_kinds", lambda served: {"tune": "beep"})
+    make_model("tune")
+    with TestClient(app) as client:
+        card = client.get("/studio/zh/models/tune").text
+        assert 'href="/studio/zh/beeps?model=tune%401"' in card and "播放" in card
+        listed = client.get("/studio/en/models").text
+        assert 'href="/studio/en/beeps?model=tune%401"' in listed
 
 
 @pytest.fixture

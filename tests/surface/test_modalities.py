@@ -28,6 +28,7 @@ REGISTRIES = {
     "core/recipes.py",
     "core/requests/__init__.py",
     "provenance/__init__.py",
+    "studio/uses.py",
     "verbs/evaluate/__init__.py",
 }
 OWN_PACKAGES = (
@@ -40,7 +41,6 @@ OWN_PACKAGES = (
 )
 """What belongs to one modality: Diffusers' pipelines, vectors of texts, latent spaces."""
 EXCEPTIONS = {
-    "studio/pages/jobs/page.py": "leads to Chat or, while it is Gradio's, to Pictures",
     "verbs/finetune/settings.py": "base: new has bodies for texts alone",
     "studio/rooms/train.py": "is Gradio's still, and goes with it",
 }

@@ -109,6 +109,8 @@ def test_from_recipe_to_store(recipe: Path, tmp_path: Path, family: str) -> None
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < losses[0]
     assert len([row for row in rows if "validation" in row]) == 10
+    memory = [row["memory_bytes"] for row in rows if "loss" in row]
+    assert 0 < memory[0] <= memory[-1]
     assert (
         (trained.run / "samples" / "step-00000040.txt")
         .read_text(encoding="utf-8")

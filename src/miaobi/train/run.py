@@ -3,7 +3,7 @@ verbs that train have in common.
 
 runs/poet-20261121-221500/
   config.yaml       the resolved settings; resuming needs nothing else
-  log.jsonl         every metric, by step
+  log.jsonl         every metric, by step; memory_bytes is the most that the process held
   checkpoints/      the last ones and the best
   tensorboard/
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from miaobi.core import config, storage
+from miaobi.core import config, machine, storage
 from miaobi.core.errors import NotFound, nearest
 from miaobi.core.files import explain_refusal, write_text
 from miaobi.core.language import say
@@ -146,6 +146,7 @@ class Run:
                 **state.train,
                 "seen": state.seen,
                 "seconds": round(state.seconds, 3),
+                "memory_bytes": machine.peak_memory(),
                 "learning_rate": rate,
             }
             for tracker in trackers:

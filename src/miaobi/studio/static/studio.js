@@ -103,6 +103,12 @@ callbacks.beforeNodeMorphed = (before, after) =>
 callbacks.beforeAttributeUpdated = (name, node) =>
   !(name === "open" && node.matches("details"));
 
+// A tab that nobody sees asks for nothing again and again; its parts follow as soon as it
+// is seen (the macro `follow`).
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden && event.target.matches("[hx-trigger^='every ']")) event.preventDefault();
+});
+
 // What cannot be undone asks before (hx-confirm).
 const dialog = document.getElementById("question");
 document.addEventListener("htmx:confirm", (event) => {

@@ -17,9 +17,11 @@ from typing import Any, cast
 from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
 
 from miaobi.core.language import say
+from miaobi.core.quantities import format_duration, format_size
 from miaobi.provenance.label import NOTICE
 from miaobi.studio import navigation, static
 from miaobi.studio.pages import pages
+from miaobi.studio.uses import use_of
 
 
 class _BesidePages(BaseLoader):
@@ -56,24 +58,16 @@ def environment() -> Environment:
         say=say,
         static=static.address,
         notice=NOTICE,
+        use_of=use_of,
     )
     made.filters.update(
-        size=size,
+        size=format_size,
         number=number,
         iso=iso,
         moment=moment,
-        duration=duration,
+        duration=format_duration,
     )
     return made
-
-
-def size(count: float) -> str:
-    """Return bytes for people: "145 MB"."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
 
 
 def number(value: float) -> str:
@@ -91,14 +85,3 @@ def iso(seconds: float) -> str:
 def moment(seconds: float) -> str:
     """Return a time of the server's clock; the browser writes it in its own zone."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the spoken language: "2 min 14 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return say(f"{hours} h {minutes} min", f"{hours} 小时 {minutes} 分")
-    if minutes:
-        return say(f"{minutes} min {rest} s", f"{minutes} 分 {rest} 秒")
-    return say(f"{rest} s", f"{rest} 秒")

@@ -91,7 +91,7 @@ class RunFacts:
             best_step=state.best_step,
             validation_loss=state.validation,
             seconds=state.seconds,
-            memory_gb=machine.peak_memory() / 1024e6,
+            memory_gb=machine.peak_memory() / 1e9,
         )
 
 

@@ -116,3 +116,11 @@ def time_left(events: Sequence[Json], steps: int | None) -> float | None:
             left = max(steps - data["step"], 0)
             return float(left * data["seconds"] / data["step"])
     return None
+
+
+def peak_memory(events: Sequence[Json]) -> int | None:
+    """Return the most bytes that a run's process held; None before it was measured, and
+    for runs from before it was.
+    """
+    held = [(event["data"] or {}).get("memory_bytes", 0) for event in events]
+    return max(held, default=0) or None

@@ -16,8 +16,9 @@ from miaobi.provenance.label import NOTICE
 from miaobi.studio.page import get, post
 from miaobi.studio.pages.jobs import curves
 from miaobi.studio.pages.jobs.commands import command
-from miaobi.studio.pages.jobs.jobs import row_of, time_left
-from miaobi.studio.visit import Visit
+from miaobi.studio.pages.jobs.jobs import peak_memory, row_of, time_left
+from miaobi.studio.uses import use_of
+from miaobi.studio.visit import Refused, Visit
 
 TITLE = ("Jobs", "任务")
 GROUP = "foot"
@@ -49,12 +50,7 @@ async def show(visit: Visit) -> Response:
         rows=rows,
         is_live=any(row.is_moving for row in rows),
         older=listed["last_id"] if listed["has_more"] else None,
-        has_models=bool(rows) or await _has_models(visit),
     )
-
-
-async def _has_models(visit: Visit) -> bool:
-    return bool((await visit.call("GET", "/v1/models"))["data"])
 
 
 async def counts(visit: Visit) -> Response:
@@ -83,15 +79,17 @@ async def _job(visit: Visit, id: str) -> dict[str, Any]:
     """What the templates of a job's page show."""
     brief = await visit.call("GET", f"/v1/jobs/{id}")
     row = row_of(brief)
-    job, events = await asyncio.gather(
-        visit.call("GET", brief["url"]), _events(visit, brief["url"])
+    job, events, machine = await asyncio.gather(
+        visit.call("GET", brief["url"]),
+        _events(visit, brief["url"]),
+        visit.call("GET", "/v1/training/machine"),
     )
     messages = [event for event in events if event["type"] == "message"]
     samples = _samples(messages)
     others = await _comparable(visit, job)
-    recipes = await _recipes(visit)
     over = visit.query.get("over", "")
     earlier = next((other for other in others if other["id"] == over), None)
+    model = await _model(visit, job)
     return {
         "row": row,
         "job": job,
@@ -104,12 +102,30 @@ async def _job(visit: Visit, id: str) -> dict[str, Any]:
         "log": [event for event in reversed(messages) if event not in samples],
         "left": time_left(events, row.total) if row.status == "running" else None,
         "speed": _speed(events),
-        "made": job.get("trained_model") or job.get("fine_tuned_model"),
-        "writes": _modality(job, recipes) == "text",
-        "command": command(job, recipes),
+        "memory": peak_memory(events),
+        "machine": machine,
+        "model": model,
+        "use": use_of(model["modality"]) if model else None,
+        "command": command(job, await _recipes(visit)),
         "is_stepped": row.kind in STEPPED,
         "texts_of": _texts_of,
     }
+
+
+async def _model(visit: Visit, job: Json) -> Json | None:
+    """Return the model that a job made, as it is served; None before the job is done,
+    and where the model was deleted since.
+    """
+    name = job.get("trained_model") or job.get("fine_tuned_model")
+    if not name:
+        return None
+    try:
+        model: Json = await visit.call("GET", f"/v1/models/{name}")
+    except Refused as refusal:
+        if refusal.status != 404:
+            raise
+        return None
+    return model
 
 
 async def _events(visit: Visit, url: str) -> list[Json]:
@@ -153,13 +169,6 @@ async def _recipes(visit: Visit) -> dict[str, Json]:
     """Return the recipes by id."""
     listed = await visit.call("GET", "/v1/training/recipes")
     return {recipe["id"]: recipe for recipe in listed["data"]}
-
-
-def _modality(job: Json, recipes: Mapping[str, Json]) -> str:
-    """Return what the job's model makes."""
-    if job["object"] == "training.job":
-        return str(recipes[job["recipe"]]["modality"])
-    return "text"
 
 
 def _samples(messages: Sequence[Json]) -> list[Json]:
