@@ -74,7 +74,8 @@ def test_test_chats_are_no_training_chats() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["my.jsonl", "my.txt", "chats.jsonl", "notes.jsonl", "photos"]
+    "name",
+    ["my.jsonl", "my.txt", "chats.jsonl", "notes.jsonl", "questions.jsonl", "photos"],
 )
 def test_a_survey_finds_no_problem(folder: Path, name: str) -> None:
     survey = str(data.inspect(folder / name, strict=True))

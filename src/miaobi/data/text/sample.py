@@ -25,32 +25,37 @@ GOODS = ("kettle", "lamp", "chair", "radio", "jacket", "bicycle", "clock", "tent
 COLOURS = ("red", "blue", "green", "white", "black")
 MATTERS = (
     (
+        "delivery",
         "Where is my {item}?",
         "Your {item} is on its way. It arrives within three working days.",
         "It took a wrong turn. I can send you another one.",
     ),
     (
+        "repair",
         "My {item} is broken. What can I do?",
         "I am sorry about that. Send the {item} back and we repair it for free.",
         "Please handle it with more care.",
     ),
     (
+        "return",
         "Can I return the {item}?",
         "Yes. You can return the {item} within thirty days.",
         "No.",
     ),
     (
+        "price",
         "How much is the {item}?",
         "The {item} costs 40 euros, delivery included.",
         "Look at the label.",
     ),
     (
+        "stock",
         "Is the {item} in stock?",
         "Yes, the {item} is in stock and leaves today.",
         "Maybe.",
     ),
 )
-"""A customer's question, a good answer, a poor one."""
+"""What a customer asks about, the question, a good answer, a poor one."""
 
 DUTIES = ("return", "clean", "sell")
 FACTS = ("is broken", "was cheap", "came today")
@@ -92,6 +97,7 @@ DATASETS = {
 def files() -> dict[str, str]:
     """Return the content of every sample file by its name."""
     chats = list(_chats())
+    questions = list(_questions())
     return {
         "my.txt": "\n\n".join(_stories(600)),
         "my.jsonl": _jsonl({"text": story} for story in _stories(120)),
@@ -101,6 +107,8 @@ def files() -> dict[str, str]:
         "pairs.jsonl": _jsonl(_preferences()),
         "requests.jsonl": _jsonl(_requests()),
         "notes.jsonl": _jsonl(_notes()),
+        "questions.jsonl": _jsonl(questions[:140]),
+        "test_questions.jsonl": _jsonl(questions[140:]),
         "llama_factory.yaml": LLAMA_FACTORY,
         "dataset_info.json": f"{json.dumps(DATASETS, indent=2)}\n",
     }
@@ -141,32 +149,40 @@ def _notes() -> list[dict[str, str]]:
     return notes[:160]
 
 
-def _matters() -> list[tuple[str, str, str]]:
-    """All questions with their answers, shuffled."""
-    matters = list[tuple[str, str, str]]()
+def _matters() -> list[tuple[str, str, str, str]]:
+    """All questions with what they are about and their answers, shuffled."""
+    matters = list[tuple[str, str, str, str]]()
     for colour, good in itertools.product(COLOURS, GOODS):
         item = f"{colour} {good}"
-        for question, right, poor in MATTERS:
-            matters.append((question.format(item=item), right.format(item=item), poor))
+        for kind, question, right, poor in MATTERS:
+            matters.append(
+                (kind, question.format(item=item), right.format(item=item), poor)
+            )
     random.Random(0).shuffle(matters)
     return matters
 
 
 def _chats() -> Iterator[dict[str, Any]]:
-    for question, answer, _ in _matters():
+    for _, question, answer, _ in _matters():
         user = {"role": "user", "content": question}
         assistant = {"role": "assistant", "content": answer}
         yield {"messages": [user, assistant]}
 
 
+def _questions() -> Iterator[dict[str, Any]]:
+    """Questions, each labelled with what it is about."""
+    for kind, question, _, _ in _matters():
+        yield {"text": question, "label": kind}
+
+
 def _preferences() -> Iterator[dict[str, Any]]:
-    for question, right, poor in _matters()[:80]:
+    for _, question, right, poor in _matters()[:80]:
         yield {"prompt": question, "chosen": right, "rejected": poor}
 
 
 def _requests() -> Iterator[dict[str, Any]]:
     """Requests in the shape of OpenAI's batches."""
-    for number, (question, _, _) in enumerate(_matters()[:4], 1):
+    for number, (_, question, _, _) in enumerate(_matters()[:4], 1):
         yield {
             "custom_id": f"request-{number}",
             "method": "POST",
