@@ -194,6 +194,9 @@ def test_what_is_wrong_stands_at_its_field(visit: Visit) -> None:
     page.keyboard.press("Escape")
     say(page, "json")
     page.wait_for_selector("#settings:popover-open .wrong")
+    page.wait_for_selector("#set-seed:focus")
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.activeElement.id") == "set-seed"
     assert page.input_value("#message") == "json"
     page.fill(
         "#set-schema",
@@ -229,6 +232,8 @@ def test_what_is_typed_while_settings_are_being_kept_stays(visit: Visit) -> None
             field.dispatchEvent(new Event("input", { bubbles: true }));
         }"""
     )
+    with page.expect_response("**/jobs/counts"):  # others ask for parts meanwhile
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     with page.expect_response("**/settings"):
         held[0].continue_()
     page.wait_for_timeout(300)  # it is put in

@@ -120,9 +120,13 @@ document.addEventListener("toggle", toEnd, true); // the settings take room besi
 
 // What is put in by morphing leaves alone what was typed since it was asked for, and what
 // the stream of an answer has put in since.
-const unsent = new Set(); // fields that were changed since the last request
-document.addEventListener("input", (event) => unsent.add(event.target));
-document.addEventListener("htmx:beforeRequest", () => unsent.clear());
+const unsent = new Set(); // settings that were changed since they were last sent
+document.addEventListener("input", (event) => {
+  if (event.target.form?.id === "sheet") unsent.add(event.target);
+});
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.target.matches("#sheet, #composer")) unsent.clear();
+});
 const isTyped = (node) =>
   node.id === "message" || node === document.activeElement || unsent.has(node);
 const isLive = (node) => node.dataset?.live !== undefined;

@@ -36,8 +36,10 @@ from miaobi.studio.visit import Visit
 
 SENT = {"hx-trigger": "chat:sent"}
 """Tells the browser that the composer can be emptied."""
-FAULTY = {"hx-trigger-after-swap": "chat:settings"}
-"""Tells the browser to open the settings, once what is wrong stands in them."""
+FAULTY = {"hx-trigger-after-settle": "chat:settings"}
+"""Tells the browser to open the settings at what is wrong, after htmx has put the focus
+where the page wants it (autofocus).
+"""
 TITLE = 80
 """Characters of a message that name its conversation."""
 Form = Mapping[str, Any]

@@ -53,7 +53,6 @@ class Past:
 @dataclass
 class View:
     visit: Visit
-    answers: Answers
     conversation: Conversation | None
     turns: list[Entry]
     talkers: Sequence[Talker]
@@ -62,6 +61,8 @@ class View:
     context_length: int | None
     sheet: Sheet
     past: Past
+    writing: Sequence[Answer] = ()
+    """Answers of this conversation that are being written."""
     fault: str = ""
     """What is wrong with the message that was to be sent."""
 
@@ -86,14 +87,6 @@ class View:
     def parent(self) -> str:
         """The turn that a new message follows."""
         return self.turns[-1].id if self.turns else ""
-
-    @property
-    def writing(self) -> list[Answer]:
-        """Answers of this conversation that are being written."""
-        if self.conversation is None:
-            return []
-        key_id = self.visit.caller.key_id
-        return self.answers.within(key_id, self.conversation.id)
 
     @property
     def left(self) -> str:
@@ -155,7 +148,7 @@ async def view_of(
     answers = answers_of(visit)
     key_id = visit.caller.key_id
     models = await talkers(visit)
-    conversation, entries = None, list[Entry]()
+    conversation, entries, writing = None, list[Entry](), dict[str, Answer]()
     if conversation_id is not None:
         conversation, turns, writing = await answers.read(key_id, conversation_id)
         entries = entries_of(branch(turns, turn_id), writing.get)
@@ -165,7 +158,6 @@ async def view_of(
     length = await context_length(visit, talker.name) if talker else None
     return View(
         visit,
-        answers,
         conversation,
         entries,
         models,
@@ -173,6 +165,7 @@ async def view_of(
         length,
         sheet or sheet_of(conversation, last),
         Past(await asyncio.to_thread(past, answers, key_id), conversation_id or ""),
+        list(writing.values()),
     )
 
 
