@@ -123,6 +123,21 @@ def test_models_follow_what_happens_elsewhere(
     tree.get_by_role("link", name="stand@3").first.wait_for()
 
 
+def test_a_list_that_is_asked_for_again_does_not_flicker(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit("/studio/en/models")
+    button = page.get_by_role("link", name="Tune a model")
+    opacity = "button => getComputedStyle(button).opacity"
+    held = list[Any]()
+    page.route("**/studio/en/models", lambda route: held.append(route))
+    with page.expect_request("**/studio/en/models"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#models.htmx-request")
+    assert button.evaluate(opacity) == "1"
+    held[0].continue_()
+
+
 def test_a_refusal_says_why(visit: Callable[..., Any], ground: str) -> None:
     """A base that an adapter runs on stays."""
     page = visit(f"/studio/en/models/{ground}", expect=("409",))
