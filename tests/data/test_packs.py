@@ -29,6 +29,7 @@ from miaobi.data import packs
 from miaobi.data.archives import unpack_package
 from miaobi.data.image import loaders as image_loaders
 from miaobi.data.packs import Pack, Package, entries, fetching, storage
+from miaobi.data.packs.entries import Joined
 from miaobi.data.text import loaders as text_loaders
 
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -295,6 +296,48 @@ def test_a_pack_of_two_packages(
         packs.path("double")
 
 
+def test_a_file_in_parts_is_joined(
+    small: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole file stands in the pack's folder, the parts do not stay, and the order
+    of the catalogue is that of the bytes.
+    """
+    halves = {"one": b"left ", "two": b"right"}
+    wheels = {
+        name: make_wheel(
+            tmp_path / f"{name}-1.0-py3-none-any.whl", {f"{name}/part.bin": half}
+        )
+        for name, half in halves.items()
+    }
+    hashes = {
+        name: hashlib.sha256(wheel.read_bytes()).hexdigest()
+        for name, wheel in wheels.items()
+    }
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    (expected / "whole.bin").write_bytes(b"left right")
+    second = Package("pip", "two", "1.0", ("two/*",), hashes["two"])
+    pack = replace(
+        small,
+        name="halves",
+        package="one",
+        archive=hashes["one"],
+        keep=("one/*",),
+        content=storage.content_of(expected),
+        more=(second,),
+        joined=(Joined("whole.bin", ("one/part.bin", "two/two/part.bin")),),
+    )
+    monkeypatch.setitem(packs.catalogue(), "halves", pack)
+
+    def command(package: Package, folder: Path) -> list[str]:
+        return ["cp", str(wheels[package.package]), str(folder)]
+
+    monkeypatch.setattr(fetching, "_command", command)
+    folder = packs.path("halves")
+    assert (folder / "whole.bin").read_bytes() == b"left right"
+    assert not list(folder.rglob("part.bin"))
+
+
 def test_no_network(small: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "echo WARNING: x; echo no route to host >&2; exit 1"
     monkeypatch.setattr(
@@ -379,7 +422,7 @@ def test_a_cut_off_archive(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("pack", packs.catalogue().values(), ids=lambda pack: pack.name)
 def test_an_entry_of_the_catalogue_is_whole(pack: Pack) -> None:
     assert pack.kind in ("model", "data")
-    assert pack.modality in ("text", "image")
+    assert pack.modality in ("text", "image", "audio")
     assert bool(pack.main) == (pack.kind == "model")
     assert bool(pack.loader) == (pack.kind == "data")
     assert all(pack.summary)

