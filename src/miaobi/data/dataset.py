@@ -39,7 +39,10 @@ class Dataset(Protocol):
         ...
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
-        """Yield the whole split once, in order."""
+        """Yield the whole split once, always in the same order.
+
+        A validation may look at the first batches alone: they are to be like the others.
+        """
         ...
 
     def save(self, folder: Path) -> None:

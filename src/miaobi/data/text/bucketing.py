@@ -13,6 +13,7 @@ import numpy as np
 
 STRETCH = 64
 """Batches whose examples are sorted together."""
+ORDER_SEED = 0
 
 
 class Buckets:
@@ -36,11 +37,16 @@ class Buckets:
         order = _epoch(self, size, seed, epoch)
         return order[number * size : (number + 1) * size]
 
-    def in_order(self, size: int) -> list[np.ndarray]:
-        """Return every example once, the shortest first, at most `size` together."""
+    def each_once(self, size: int) -> list[np.ndarray]:
+        """Return every example once, at most `size` together.
+
+        The batches are shuffled, always alike: the first of them are short and long, so
+        that a validation which looks at no more is not one of short texts.
+        """
         order = np.argsort(self.lengths, kind="stable")
-        starts = range(0, len(order), size)
-        return [order[start : start + size] for start in starts]
+        starts = np.arange(0, len(order), size)
+        draw = np.random.Generator(np.random.PCG64(ORDER_SEED))
+        return [order[start : start + size] for start in draw.permutation(starts)]
 
 
 @lru_cache(maxsize=4)

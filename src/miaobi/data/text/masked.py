@@ -178,7 +178,7 @@ class Masked:
         """Yield every example of a split once, with the same tokens hidden every time."""
         if not self.count(split):
             return
-        for number, rows in enumerate(self._buckets(split).in_order(size)):
+        for number, rows in enumerate(self._buckets(split).each_once(size)):
             draw = np.random.Generator(np.random.PCG64([VALIDATION_SEED, number]))
             yield self._rows(split, rows, draw)
 

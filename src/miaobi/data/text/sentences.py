@@ -22,6 +22,7 @@ import numpy as np
 from miaobi.core.errors import BadInput
 from miaobi.core.language import say
 from miaobi.data.text import tokens
+from miaobi.data.text.bucketing import Buckets
 from miaobi.data.text.config import IGNORED, SPLITS, Config
 from miaobi.data.text.tokens import CONTENT, Tokens, TokenSpec, holds, inspect
 
@@ -104,11 +105,11 @@ class Sentences:
         return self._rows(split, spans[rows])
 
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
-        """Yield every sentence of a split once, the shortest first."""
+        """Yield every sentence of a split once, rows of about equal length."""
         spans = self._spans(split)
-        spans = spans[np.argsort(spans[:, 1] - spans[:, 0], kind="stable")]
-        for first in range(0, len(spans), size):
-            yield self._rows(split, spans[first : first + size])
+        lengths = spans[:, 1] - spans[:, 0]
+        for rows in Buckets(lengths).each_once(size):
+            yield self._rows(split, spans[rows])
 
     def documents(self, split: str) -> Iterator[str]:
         """Yield the documents of a split as text."""

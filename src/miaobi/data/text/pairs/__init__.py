@@ -151,7 +151,7 @@ class Pairs:
     def batches(self, split: str, size: int) -> Iterator[dict[str, Tensor]]:
         """Yield every example of a split once."""
         if self.count(split):
-            for rows in self._buckets[split].in_order(size):
+            for rows in self._buckets[split].each_once(size):
                 yield self._rows(split, rows)
 
     def texts(self, split: str) -> Iterator[tuple[str, str]]:
