@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from miaobi.core.language import say
+from miaobi.core.language import joined, say
 
 LISTED = 12
 """Names that a remedy lists at most."""
@@ -29,7 +29,12 @@ class MiaobiError(Exception):
         self.field = field
 
     def __str__(self) -> str:
-        return f"{self.problem}\n  {self.remedy}" if self.remedy else self.problem
+        return joined((self.problem, self.remedy))
+
+    @property
+    def sentence(self) -> str:
+        """The problem and the remedy on one line, in both languages."""
+        return joined((self.problem, self.remedy), " ")
 
 
 class BadInput(MiaobiError, ValueError):

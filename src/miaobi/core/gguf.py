@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from miaobi.core.errors import Damaged, Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 
 MAGIC = b"GGUF"
 """The first bytes of a file."""
@@ -234,9 +234,11 @@ def _tensor(cursor: _Cursor) -> tuple[str, int, int]:
 
 def _damaged(path: Path, why: str) -> Damaged:
     return Damaged(
-        say(
-            f"{path} is not a whole GGUF file: {why}.",
-            f"{path} 不是完整的 GGUF 文件：{why}。",
+        in_each(
+            lambda: say(
+                f"{path} is not a whole GGUF file: {why}.",
+                f"{path} 不是完整的 GGUF 文件：{why}。",
+            )
         ),
         say("Copy or download it again.", "请重新复制或下载。"),
     )

@@ -67,8 +67,11 @@ def _weighed(accept_language: str) -> Iterator[tuple[str, float]]:
 
 
 class Wording(str):
-    """A text in the language it is shown in, which keeps both wordings: what is stored
-    can be read later in another language.
+    """A text that keeps both wordings: what is stored can be read later in another
+    language.
+
+    `str()` and f-strings take the one of the language that is spoken then. An f-string
+    around it has that language alone; `in_each`, `+` and `joined` keep both.
     """
 
     wordings: dict[str, str]
@@ -82,6 +85,12 @@ class Wording(str):
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
         """Return what a copy in another process is made of."""
         return self.wordings["en"], self.wordings["zh"]
+
+    def __str__(self) -> str:
+        return spoken(self)
+
+    def __format__(self, spec: str) -> str:
+        return format(spoken(self), spec)
 
     def __add__(self, other: str) -> Wording:
         return joined((self, other), "")
@@ -108,7 +117,11 @@ def spoken(text: str) -> str:
 
 
 def in_each(make: Callable[[], str]) -> Wording:
-    """Return what `make` makes in each language: for texts put together of others."""
+    """Return what `make` makes in each language: for texts put together of others.
+
+    Such as `in_each(lambda: say(f"{path}: {reason}", f"{path}：{reason}"))`, where
+    `reason` is a Wording.
+    """
     texts = list[str]()
     for name in LANGUAGES:
         with speaking(name):
@@ -121,4 +134,9 @@ def joined(texts: Sequence[str], separator: str = "\n  ") -> Wording:
     a single language is the same in both.
     """
     filled = [text for text in texts if text]
-    return in_each(lambda: separator.join(map(spoken, filled)))
+    return in_each(lambda: str(separator).join(map(str, filled)))
+
+
+def located(location: str, problem: str) -> Wording:
+    """Return what is wrong, after where it is."""
+    return in_each(lambda: say(f"{location}: {problem}", f"{location}：{problem}"))

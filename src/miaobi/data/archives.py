@@ -274,9 +274,10 @@ def _copy(
 def _unusable(archive: Path, problem: str) -> BadInput:
     return BadInput(
         say(
-            f"{archive.name} cannot be used: {problem}",
-            f"无法使用 {archive.name}：{problem}",
-        ),
+            f"{archive.name} cannot be used: ",
+            f"无法使用 {archive.name}：",
+        )
+        + problem,
         say(
             "Pack a folder of PNG, JPEG or WebP files anew, with folders for "
             "classes or metadata.csv where you have them.",

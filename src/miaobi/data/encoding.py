@@ -18,7 +18,7 @@ from typing import IO, cast
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
-from miaobi.core.language import say
+from miaobi.core.language import located, say
 from miaobi.core.storage import Location
 from miaobi.data.plausibility import CANDIDATES, WIDE, Reading, excerpt, readings
 
@@ -76,7 +76,7 @@ class Problem:
 
     def __str__(self) -> str:
         location = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return say(f"{location}: ", f"{location}：") + self.what
+        return located(location, self.what)
 
     def error(self) -> BadInput:
         """Return the error of this problem, for whoever stops at it."""

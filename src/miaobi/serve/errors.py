@@ -30,7 +30,7 @@ from miaobi.core.errors import (
     NotFound,
     Unsupported,
 )
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.serve.validation import meant
 
 log = logging.getLogger("miaobi.serve")
@@ -143,7 +143,7 @@ def from_exception(error: BaseException, request_id: str) -> ApiError:
         )
         # By then others may have closed a model, freed the disk or released the lock.
         again = 30 if isinstance(error, DoesNotFit) else None
-        message = without_paths(f"{error.problem} {error.remedy}".strip())
+        message = without_paths(error.sentence)
         param = error.field
         if param in CLIENT_NAMES:
             message = re.sub(rf"\b{param}\b", CLIENT_NAMES[param], message)
@@ -179,7 +179,7 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     where = ".".join(misfit.keys)
     return ApiError(
         400,
-        f"{where}: {misfit.message}" if where else misfit.message,
+        f"{where}: " + misfit.message if where else misfit.message,
         code=misfit.code,
         param=where or None,
     )
@@ -188,9 +188,11 @@ def _from_validation(error: RequestValidationError) -> ApiError:
 def _no_json(reason: str) -> ApiError:
     return ApiError(
         400,
-        say(
-            f"The body is not JSON: {reason}. Send an object in UTF-8.",
-            f"请求体不是 JSON：{reason}。请发送 UTF-8 编码的对象。",
+        in_each(
+            lambda: say(
+                f"The body is not JSON: {reason}. Send an object in UTF-8.",
+                f"请求体不是 JSON：{reason}。请发送 UTF-8 编码的对象。",
+            )
         ),
         code="json_invalid",
     )

@@ -96,7 +96,8 @@ def _refused(secret: str) -> ApiError:
     )
     return ApiError(
         401,
-        f"{said} "
+        said
+        + " "
         + say(
             "`miaobi keys create NAME` on the server makes one.",
             "可在服务器上用 `miaobi keys create NAME` 创建。",

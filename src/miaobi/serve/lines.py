@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.serve.errors import ApiError
 
 LONGEST = 16 << 20
@@ -68,9 +68,11 @@ def _no_constant(name: str) -> Any:
 def bad_line(number: int, why: str) -> ApiError:
     return ApiError(
         400,
-        say(
-            f"Line {number}: {why} JSONL has one JSON object on each line.",
-            f"第 {number} 行：{why}JSONL 每行应为一个 JSON 对象。",
+        in_each(
+            lambda: say(
+                f"Line {number}: {why} JSONL has one JSON object on each line.",
+                f"第 {number} 行：{why}JSONL 每行应为一个 JSON 对象。",
+            )
         ),
         code="invalid_jsonl",
         param="file",

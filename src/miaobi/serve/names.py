@@ -190,7 +190,7 @@ class Names:
             try:
                 self.find(name)
             except Damaged as error:
-                problems.append(f"{name}: {error.problem} {error.remedy}".strip())
+                problems.append(f"{name}: " + error.sentence)
             except MiaobiError:  # a name without a version yet
                 continue
         return problems

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from miaobi.core.errors import Conflict, MiaobiError
-from miaobi.core.language import in_each, say, spoken
+from miaobi.core.language import in_each, say
 from miaobi.data import packs
 from miaobi.serve.errors import without_paths
 
@@ -103,7 +103,7 @@ def _fetch(fetch: Fetch) -> None:
     except _Stopped:
         fetch.status = "stopped"
     except MiaobiError as error:
-        fetch.message = in_each(partial(_message, error.problem, error.remedy))
+        fetch.message = in_each(partial(_message, error))
         fetch.status = "failed"
     except Exception:
         log.exception("a pack could not be fetched", extra={"pack": fetch.name})
@@ -116,5 +116,5 @@ def _fetch(fetch: Fetch) -> None:
         fetch.done, fetch.status = fetch.total, "done"
 
 
-def _message(problem: str, remedy: str) -> str:
-    return without_paths(f"{spoken(problem)} {spoken(remedy)}".strip())
+def _message(error: MiaobiError) -> str:
+    return without_paths(error.sentence)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from miaobi.core.errors import DoesNotFit
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.load import Load
 from miaobi.core.machine import BUSY_PERCENT
 from miaobi.core.quantities import format_duration
@@ -61,9 +61,11 @@ class Estimate:
         memory = f"{self.memory / 1e9:.1f} GB"
         free = f"{self.free_memory / 1e9:.1f} GB"
         disk = f"{self.disk / 1e6:.0f} MB"
-        needs = say(
-            f"{size} parameters{some}. Expected: {duration}, {memory} of memory ({free} free), {disk} of disk.",
-            f"{size} 个参数{some}。预计需要 {duration}，内存 {memory}（可用 {free}），磁盘 {disk}。",
+        needs = in_each(
+            lambda: say(
+                f"{size} parameters{some}. Expected: {duration}, {memory} of memory ({free} free), {disk} of disk.",
+                f"{size} 个参数{some}。预计需要 {duration}，内存 {memory}（可用 {free}），磁盘 {disk}。",
+            )
         )
         return needs + self._describe_threads() + self._describe_machine()
 
@@ -86,9 +88,11 @@ class Estimate:
         if self.seconds_alone is None:
             return say(f"{busy}.", f"{busy}。")
         alone = format_duration(self.seconds_alone)
-        return say(
-            f"{busy}; alone, the run would take at most {alone}.",
-            f"{busy}；若单独运行，最多需要 {alone}。",
+        return in_each(
+            lambda: say(
+                f"{busy}; alone, the run would take at most {alone}.",
+                f"{busy}；若单独运行，最多需要 {alone}。",
+            )
         )
 
 
@@ -236,9 +240,11 @@ def check_limits(estimate: Estimate, max_minutes: float | None, max_steps: int) 
         fitting = int(max_steps * 60 * max_minutes / estimate.seconds)
         duration = format_duration(estimate.seconds)
         raise DoesNotFit(
-            say(
-                f"The run would take {duration}; train.max_minutes allows {max_minutes:g} min.",
-                f"训练预计需要 {duration}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
+            in_each(
+                lambda: say(
+                    f"The run would take {duration}; train.max_minutes allows {max_minutes:g} min.",
+                    f"训练预计需要 {duration}，而 train.max_minutes 只允许 {max_minutes:g} 分钟。",
+                )
             ),
             say(
                 f"--train.max_steps {fitting} would fit, or allow more time.",

@@ -22,7 +22,7 @@ from miaobi.core import bundle
 from miaobi.core.config import plain
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.train import checkpoint
 
 ORIGIN = "origin.json"
@@ -143,9 +143,11 @@ def _another_run(
         else say(f"{folder} has begun", f"{folder} 已经开始")
     )
     return BadInput(
-        say(
-            f"{what} with other settings ({listed}): the model would not be what they say.",
-            f"{what}，所用设置不同（{listed}）：模型将与设置不符。",
+        in_each(
+            lambda: say(
+                f"{what} with other settings ({listed}): the model would not be what they say.",
+                f"{what}，所用设置不同（{listed}）：模型将与设置不符。",
+            )
         ),
         say(
             f"Start another run: {_new_run(folder, verb)} {options}",

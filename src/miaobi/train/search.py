@@ -28,7 +28,7 @@ from sqlalchemy.pool import QueuePool
 
 from miaobi.core.errors import BadInput
 from miaobi.core.files import locked
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 
 Value = str | int | float | bool | None
 STARTUP = 10
@@ -67,9 +67,11 @@ class Dimension:
             return
         scale = say(", logarithmic", "（对数）") if self.log else ""
         raise BadInput(
-            say(
-                f"search: {self.key} goes from {self.low:g} to {self.high:g}{scale}.",
-                f"search：{self.key} 的范围是 {self.low:g} 到 {self.high:g}{scale}。",
+            in_each(
+                lambda: say(
+                    f"search: {self.key} goes from {self.low:g} to {self.high:g}{scale}.",
+                    f"search：{self.key} 的范围是 {self.low:g} 到 {self.high:g}{scale}。",
+                )
             ),
             say(
                 "Give low < high, above 0 where log is true.",

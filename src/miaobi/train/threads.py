@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import torch
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.dataset import Dataset
 from miaobi.train import processes, timing
 from miaobi.train.config import TrainConfig
@@ -155,11 +155,15 @@ def _describe(state: State, before: int, choice: ThreadChoice) -> str:
         f"从第 {next_step} 步起改用 {now} 个线程（原为 {before} 个）",
     )
     if not choice.seconds_per_row:
-        return say(
-            f"{change}; this machine is free again.", f"{change}；本机已恢复空闲。"
+        return in_each(
+            lambda: say(
+                f"{change}; this machine is free again.", f"{change}；本机已恢复空闲。"
+            )
         )
     gain = choice.seconds_per_row[before] / choice.seconds_per_row[now]
-    return say(
-        f"{change}, {gain:.1f} times as quick.",
-        f"{change}，速度为原来的 {gain:.1f} 倍。",
+    return in_each(
+        lambda: say(
+            f"{change}, {gain:.1f} times as quick.",
+            f"{change}，速度为原来的 {gain:.1f} 倍。",
+        )
     )

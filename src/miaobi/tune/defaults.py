@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.train import loop, processes, threads, timing
 from miaobi.train.config import TrainConfig
 from miaobi.tune.config import TuneConfig
@@ -164,7 +164,11 @@ def _settle_batch(
     microbatches = derivation.settle(
         "microbatches",
         in_each_process * world_size,
-        say(f"{batch_reason}, {rows} at a time", f"{batch_reason}，每次 {rows} 条"),
+        in_each(
+            lambda: say(
+                f"{batch_reason}, {rows} at a time", f"{batch_reason}，每次 {rows} 条"
+            )
+        ),
     )
     return rows, microbatches
 
@@ -325,9 +329,11 @@ def _rate(tune: TuneConfig, size: int, factor: float) -> tuple[float, str]:
     """
     rate, reason = _rate_of_method(tune, size)
     if factor != 1:
-        reason = say(
-            f"{reason}; times {factor:g} for this task",
-            f"{reason}；该任务再乘以 {factor:g}",
+        reason = in_each(
+            lambda: say(
+                f"{reason}; times {factor:g} for this task",
+                f"{reason}；该任务再乘以 {factor:g}",
+            )
         )
     return float(f"{rate * factor:.3g}"), reason
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, MiaobiError, NotFound, nearest
-from miaobi.core.language import say
+from miaobi.core.language import joined, say
 from miaobi.data import readers
 from miaobi.data.encoding import Problem
 from miaobi.data.labelled import ReadOptions
@@ -226,7 +226,7 @@ class Attempt:
                 raise _unused(task.NAME, unused)
         except Unusable as error:
             if not trial.problem:
-                trial.problem = f"{location}: {error.what}"
+                trial.problem = error.at(location)
                 trial.remedy = error.remedy
                 trial.read_keys = len(record) - len(tracked.unread())
             return
@@ -282,16 +282,18 @@ def _fits_none(source: str, trials: list[Trial]) -> MiaobiError:
                 f"{source}：其中的记录不适合任何任务：没有任务读取它们的键。{closest.first}。",
             ),
             say(
-                f"The first line of a table names its columns.\n{_examples()}",
-                f"表格的第一行应为列名。\n{_examples()}",
-            ),
+                "The first line of a table names its columns.\n",
+                "表格的第一行应为列名。\n",
+            )
+            + _examples(),
         )
     return BadInput(
         say(
-            f"{source}: its records fit no task. The nearest is {closest.task}: {closest.problem}",
-            f"{source}：其中的记录不适合任何任务。最接近的是 {closest.task}：{closest.problem}",
-        ),
-        f"{closest.remedy}\n{_examples()}",
+            f"{source}: its records fit no task. The nearest is {closest.task}: ",
+            f"{source}：其中的记录不适合任何任务。最接近的是 {closest.task}：",
+        )
+        + closest.problem,
+        joined((closest.remedy, _examples()), "\n"),
     )
 
 

@@ -286,13 +286,14 @@ def _fitting(
         try:
             task.check(example, spec, head)
         except Unusable as error:
-            problems.append(f"{example.location}: {error.what}")
+            problems.append(error.at(example.location))
             if strict:
                 raise BadInput(
-                    f"data.mix.{name}: {problems[0]}",
-                    say(
-                        f"{error.remedy} Or leave such examples out with --data.strict false.",
-                        f"{error.remedy} 也可用 --data.strict false 略过这类样本。",
+                    f"data.mix.{name}: " + problems[0],
+                    error.remedy
+                    + say(
+                        " Or leave such examples out with --data.strict false.",
+                        " 也可用 --data.strict false 略过这类样本。",
                     ),
                 ) from None
         else:

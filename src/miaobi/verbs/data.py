@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.files import write_beside
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data import datasets, packs
 from miaobi.data.encoding import encoding_option
 from miaobi.data.survey import Survey
@@ -229,5 +229,9 @@ def _holder(path: Path) -> tuple[str, DatasetModule]:
             f"{path} holds no data that a data set reads.",
             f"{path} 中没有任何数据集能读取的数据。",
         ),
-        say(f"Give one of these:\n{contents}", f"请给出以下之一：\n{contents}"),
+        in_each(
+            lambda: say(
+                f"Give one of these:\n{contents}", f"请给出以下之一：\n{contents}"
+            )
+        ),
     )

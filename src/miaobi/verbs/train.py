@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from miaobi.core import bundle, config, storage
 from miaobi.core.config import Further, FurtherOptions, Option
 from miaobi.core.errors import BadInput, MissingPart, nearest
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.machine import settle_waiting
 from miaobi.core.requests import command_for
 from miaobi.core.storage import Location, Url
@@ -69,13 +69,15 @@ class Trained:
         size = f"{self.parameters / 1e6:.2f} M"
         time = format_duration(self.seconds)
         validation = describe_validation(self.validation_loss)
-        return say(
-            f"{self.model}: {size} parameters, {self.step} steps in {time}, {validation}.\n"
-            f"  run: {self.run}\n"
-            f"  next: {generate}   miaobi evaluate {self.model}",
-            f"{self.model}：{size} 参数，{self.step} 步，用时 {time}，{validation}。\n"
-            f"  训练记录：{self.run}\n"
-            f"  接下来：{generate}   miaobi evaluate {self.model}",
+        return in_each(
+            lambda: say(
+                f"{self.model}: {size} parameters, {self.step} steps in {time}, {validation}.\n"
+                f"  run: {self.run}\n"
+                f"  next: {generate}   miaobi evaluate {self.model}",
+                f"{self.model}：{size} 参数，{self.step} 步，用时 {time}，{validation}。\n"
+                f"  训练记录：{self.run}\n"
+                f"  接下来：{generate}   miaobi evaluate {self.model}",
+            )
         )
 
 

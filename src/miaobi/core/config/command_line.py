@@ -144,7 +144,7 @@ def _arguments(
             kind = describe(option.type)
             raise BadInput(
                 say(f"{name} needs a value.", f"{name} 需要一个值。"),
-                say(f"It takes {kind}.", f"可用的值：{kind}。"),
+                say("It takes ", "可用的值：") + kind + say(".", "。"),
             )
         else:
             yield Argument(key, name, rest.popleft())

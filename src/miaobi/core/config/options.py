@@ -196,7 +196,7 @@ class Option:
     def _remedy(self, value: Any) -> str:
         """What the setting takes, its default, and the choices that are near."""
         kind = describe(self.type)
-        remedy = say(f"It takes {kind}.", f"可用的值：{kind}。")
+        remedy = say("It takes ", "可用的值：") + kind + say(".", "。")
         if self.default not in (MISSING, None, "", (), []):
             remedy += say(
                 f" The default is {self.default}.", f"默认值为 {self.default}。"

@@ -101,7 +101,7 @@ def describe(hint: Any) -> str:
     """Return a type in words: `int, at least 1`, `cosine | linear`, `list of str`."""
     kind = _kind(hint)
     limits = str(bounds(hint))
-    return say(f"{kind}, {limits}", f"{kind}，{limits}") if limits else kind
+    return kind + say(", ", "，") + limits if limits else kind
 
 
 def _kind(hint: Any) -> str:

@@ -24,7 +24,7 @@ from miaobi.core.config.options import (
     spelling,
 )
 from miaobi.core.errors import BadInput, nearest
-from miaobi.core.language import say
+from miaobi.core.language import joined, say
 from miaobi.core.version import __version__
 
 P = ParamSpec("P")
@@ -100,9 +100,10 @@ def check_key(key: str, by_key: Mapping[str, Option], written: str) -> None:
         raise BadInput(problem, remedy)
     _note(
         say(
-            f"{written} is an earlier name and will be refused from miaobi {until} on. {remedy} {option.help}",
-            f"{written} 是旧名称，自 miaobi {until} 起不再接受。{remedy}{option.help}",
+            f"{written} is an earlier name and will be refused from miaobi {until} on. ",
+            f"{written} 是旧名称，自 miaobi {until} 起不再接受。",
         )
+        + joined((remedy, option.help), " ")
     )
 
 

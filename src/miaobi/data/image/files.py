@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core.errors import BadInput, MissingPart
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.text.shapes import Unusable
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def read_picture(
         with quiet():
             picture = open_picture(content).pixels
     except Unusable as error:
-        raise BadInput(
-            say(f"{name}: {error.what}", f"{name}：{error.what}"), error.remedy
-        ) from None
+        raise BadInput(error.at(name), error.remedy) from None
     return np.asarray(picture.convert("RGB"))
 
 
@@ -286,9 +284,11 @@ def _check_size(width: int, height: int) -> None:
 
 def _too_large(size: str) -> Unusable:
     return Unusable(
-        say(
-            f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million are decoded.",
-            f"图片过大：{size}；最多解码 {PIXEL_LIMIT // 10_000:,} 万像素。",
+        in_each(
+            lambda: say(
+                f"it is too large: {size}; at most {PIXEL_LIMIT / 1e6:.0f} million are decoded.",
+                f"图片过大：{size}；最多解码 {PIXEL_LIMIT // 10_000:,} 万像素。",
+            )
         ),
         say(
             "Scale it down first. A small file of such a size may be a decompression bomb.",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, joined, say
 from miaobi.data.image.files import Range
 from miaobi.data.image.first_pass import FirstPass
 from miaobi.data.image.listing import readable
@@ -50,7 +50,7 @@ def summary(source: str, meta: Mapping[str, Any]) -> list[str]:
     )
     texts = [first]
     if remarks:
-        texts[0] += say("; ", "；") + say("; ", "；").join(remarks)
+        texts[0] += say("; ", "；") + joined(remarks, say("; ", "；"))
     if problems:
         example = meta["problems"]["first"][0]
         texts.append(
@@ -60,7 +60,7 @@ def summary(source: str, meta: Mapping[str, Any]) -> list[str]:
             )
         )
     warning = few(meta.get("distinct", count - copies - meta["near_duplicates"]))
-    return [*texts, f"  {warning}"] if warning else texts
+    return [*texts, "  " + warning] if warning else texts
 
 
 def few(distinct: int) -> str:
@@ -95,7 +95,7 @@ def pixel_remarks(survey: FirstPass, fit: str) -> list[str]:
         )
     names = {"black": say("all black", "全黑"), "white": say("all white", "全白")}
     for colour, count in sorted(survey.blank.items()):
-        remarks.append(f"{names[colour]}: {count:,}")
+        remarks.append(names[colour] + f": {count:,}")
     return remarks
 
 
@@ -105,9 +105,11 @@ def _range(depth: str, values: Range, limits: Range) -> str:
         "32-bit": say("32-bit", "32 位"),
         "float": say("float", "浮点"),
     }
-    return say(
-        f"{kinds[depth]} values are read from {limits.low:g} to {limits.high:g} "
-        f"(the set has {values.low:g} to {values.high:g})",
-        f"{kinds[depth]}值按 {limits.low:g} 至 {limits.high:g} 读取"
-        f"（数据为 {values.low:g} 至 {values.high:g}）",
+    return in_each(
+        lambda: say(
+            f"{kinds[depth]} values are read from {limits.low:g} to {limits.high:g} "
+            f"(the set has {values.low:g} to {values.high:g})",
+            f"{kinds[depth]}值按 {limits.low:g} 至 {limits.high:g} 读取"
+            f"（数据为 {values.low:g} 至 {values.high:g}）",
+        )
     )

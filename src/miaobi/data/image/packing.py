@@ -141,9 +141,10 @@ def _check_any(config: Config, survey: FirstPass) -> None:
         source = config.path or config.pack
         raise BadInput(
             say(
-                f"No picture of {source} can be used. First problem: {first}",
-                f"{source} 中没有可用的图片。第一个问题：{first}",
-            ),
+                f"No picture of {source} can be used. First problem: ",
+                f"{source} 中没有可用的图片。第一个问题：",
+            )
+            + first,
             say(
                 "`miaobi data inspect` lists them all.",
                 "`miaobi data inspect` 会列出所有问题。",

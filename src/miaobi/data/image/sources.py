@@ -10,7 +10,7 @@ from pathlib import Path
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
-from miaobi.core.language import say
+from miaobi.core.language import joined, say
 from miaobi.data import packs, readers
 from miaobi.data.cache import content_hash
 from miaobi.data.encoding import Report
@@ -162,11 +162,11 @@ def remarks(config: Config) -> list[str]:
     ]
     endings = by_ending(others).most_common()
     if endings:
-        counts = ", ".join(
-            f"{ending or say('no ending', '无扩展名')} ({count:,})"
+        counts = [
+            (ending or say("no ending", "无扩展名")) + f" ({count:,})"
             for ending, count in endings
-        )
-        notes.append(say(f"passed over: {counts}", f"略过的文件：{counts}"))
+        ]
+        notes.append(say("passed over: ", "略过的文件：") + joined(counts, ", "))
     if content.empty:
         names = ", ".join(str(folder.relative_to(path)) for folder in content.empty)
         notes.append(say(f"empty folders: {names}", f"空文件夹：{names}"))

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, overload
 
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, Damaged, NotFound, nearest
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.storage import Location, Url
 from miaobi.data.encoding import (
     Problem,
@@ -413,9 +413,11 @@ def _broken(path: Location, number: int, text: str, error: Exception) -> Problem
     return Problem(
         path,
         number,
-        say(
-            f"not valid JSON ({reason}): {excerpt!r}.",
-            f"不是有效的 JSON（{reason}）：{excerpt!r}。",
+        in_each(
+            lambda: say(
+                f"not valid JSON ({reason}): {excerpt!r}.",
+                f"不是有效的 JSON（{reason}）：{excerpt!r}。",
+            )
         ),
         say(
             "Mend that line, or keep the rest with strict=false.",

@@ -99,8 +99,9 @@ def _unavailable(error: Exception) -> MiaobiError:
         kind, problem, remedy = MiaobiError, str(error), INSTALL
     return kind(
         say(
-            f"Pictures cannot be checked for safety: {problem}",
-            f"无法对图片进行安全检查：{problem}",
-        ),
-        f"{remedy} ({without})" if remedy else without,
+            "Pictures cannot be checked for safety: ",
+            "无法对图片进行安全检查：",
+        )
+        + problem,
+        remedy + " (" + without + ")" if remedy else without,
     )

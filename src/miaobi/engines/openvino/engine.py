@@ -25,7 +25,7 @@ from miaobi.core.engine import (
     with_template,
 )
 from miaobi.core.errors import EngineDied, Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.requests import Request, TextRequest
 from miaobi.engines.openvino.pipeline import NO_LIMIT
 from miaobi.engines.openvino.process import Job, PipelineProcess
@@ -456,9 +456,11 @@ def byte_table(header: gguf.Header) -> list[bytes] | None:
 
 def _offered_only(name: str, when: str) -> Unsupported:
     return Unsupported(
-        say(
-            f"The openvino engine offers {name} only {when}.",
-            f"openvino 引擎仅{when}支持 {name}。",
+        in_each(
+            lambda: say(
+                f"The openvino engine offers {name} only {when}.",
+                f"openvino 引擎仅{when}支持 {name}。",
+            )
         ),
         say(
             "Change it, or choose another engine with --engine.",

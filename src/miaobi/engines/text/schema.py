@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 
 ANNOTATIONS = {
     "title",
@@ -158,9 +158,11 @@ def unsupported(where: str, key: str, value: Any) -> Unsupported:
 def unsatisfied(where: str, reason: str) -> Unsupported:
     """The error for a schema at `where` that cannot be held to, for a reason of its own."""
     return Unsupported(
-        say(
-            f"The JSON schema at {where} cannot be enforced here: {reason}.",
-            f"JSON schema 在 {where} 处无法保证：{reason}。",
+        in_each(
+            lambda: say(
+                f"The JSON schema at {where} cannot be enforced here: {reason}.",
+                f"JSON schema 在 {where} 处无法保证：{reason}。",
+            )
         ),
         say("Change what it asks for there.", "请修改该处的要求。"),
         field="json_schema",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import MIN_IMAGES, ImageSubject
 from miaobi.evaluate.score import Score, share_interval
 from miaobi.evaluate.subject import CLASSES, SAMPLES, TRAINING
@@ -45,10 +45,12 @@ def measure(subject: ImageSubject) -> list[Score]:
             n=len(correct),
             better="higher",
             detail=_held_out(subject, classifier)
-            + say(
-                f"share of samples in which a {name} of {len(training):,} training "
-                "pictures sees the class that was asked for; Wilson's interval",
-                f"{name}（以 {len(training):,} 张训练图片拟合）认出所要求类别的样本占比；Wilson 区间",
+            + in_each(
+                lambda: say(
+                    f"share of samples in which a {name} of {len(training):,} training "
+                    "pictures sees the class that was asked for; Wilson's interval",
+                    f"{name}（以 {len(training):,} 张训练图片拟合）认出所要求类别的样本占比；Wilson 区间",
+                )
             ),
             label=say("Class accuracy", "类别正确率"),
         )

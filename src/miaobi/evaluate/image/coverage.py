@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import (
     Score,
@@ -74,12 +74,14 @@ def measure(subject: ImageSubject) -> list[Score]:
         subject.seed,
     )
     held_out = _held_out_details(subject, real, fake)
-    detail = say(
-        f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} "
-        f"features, {count:,} samples and as many of {subject.reference}; "
-        "the spread of random halves",
-        f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} "
-        f"个样本与等量的{subject.reference}；区间取自随机半样本",
+    detail = in_each(
+        lambda: say(
+            f"{NEIGHBOURS} nearest neighbours in {subject.extractor.name} "
+            f"features, {count:,} samples and as many of {subject.reference}; "
+            "the spread of random halves",
+            f"{subject.extractor.name} 特征中的 {NEIGHBOURS} 个近邻，{count:,} "
+            f"个样本与等量的{subject.reference}；区间取自随机半样本",
+        )
     )
     labels = {
         "precision": say("Precision", "精确率"),

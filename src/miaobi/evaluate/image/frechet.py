@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import Score, half_interval, halves
 from miaobi.evaluate.subject import REFERENCE, SAMPLES
@@ -55,11 +55,13 @@ def measure(subject: ImageSubject) -> list[Score]:
             n=len(features),
             better="lower",
             detail=natural
-            + say(
-                f"{subject.extractor.name} features, comparable among themselves only, "
-                f"against {subject.reference}; the spread of random halves",
-                f"{subject.extractor.name} 特征（只能与同一特征的结果比较），"
-                f"对照{subject.reference}；区间取自随机半样本",
+            + in_each(
+                lambda: say(
+                    f"{subject.extractor.name} features, comparable among themselves only, "
+                    f"against {subject.reference}; the spread of random halves",
+                    f"{subject.extractor.name} 特征（只能与同一特征的结果比较），"
+                    f"对照{subject.reference}；区间取自随机半样本",
+                )
             ),
             label=say("Fréchet distance", "弗雷歇距离"),
         ),

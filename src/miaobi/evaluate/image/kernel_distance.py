@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import RESAMPLES, Score, random_generator
 from miaobi.evaluate.subject import REFERENCE, SAMPLES
@@ -45,10 +45,12 @@ def measure(subject: ImageSubject) -> list[Score]:
             n=len(subject.sample_features),
             better="lower",
             detail=natural
-            + say(
-                f"cubic kernel on {subject.extractor.name} features, against "
-                f"{subject.reference}; blocks of both resampled",
-                f"{subject.extractor.name} 特征上的三次核，对照{subject.reference}；对两边按块重采样",
+            + in_each(
+                lambda: say(
+                    f"cubic kernel on {subject.extractor.name} features, against "
+                    f"{subject.reference}; blocks of both resampled",
+                    f"{subject.extractor.name} 特征上的三次核，对照{subject.reference}；对两边按块重采样",
+                )
             ),
             label=say("Kernel distance", "核距离"),
         )

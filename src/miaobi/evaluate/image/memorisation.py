@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import ImageSet, ImageSubject, mirrored
 from miaobi.evaluate.score import (
     RESAMPLES,
@@ -228,13 +228,17 @@ def _scores(
             f"nearest_{space.name}",
             *mean_interval(distances.tolist(), seed),
             n=len(distances),
-            detail=say(
-                f"held-out pictures: {natural.mean():.2f}; {space.detail}; samples resampled",
-                f"留出图片：{natural.mean():.2f}；{space.detail}；按样本重采样",
+            detail=in_each(
+                lambda: say(
+                    f"held-out pictures: {natural.mean():.2f}; {space.detail}; samples resampled",
+                    f"留出图片：{natural.mean():.2f}；{space.detail}；按样本重采样",
+                )
             ),
-            label=say(
-                f"Nearest training picture, {space.label}",
-                f"最近的训练图片（{space.label}）",
+            label=in_each(
+                lambda: say(
+                    f"Nearest training picture, {space.label}",
+                    f"最近的训练图片（{space.label}）",
+                )
             ),
         ),
         Score(
@@ -249,9 +253,11 @@ def _scores(
                 "比 95% 的留出图片离训练图片更近的样本占比：全新样本应为 0.05；"
                 f"以 1% 为界：{one_percent:.3f}；两者均重采样",
             ),
-            label=say(
-                f"Samples too near to training, {space.label}",
-                f"过于接近训练图片的样本（{space.label}）",
+            label=in_each(
+                lambda: say(
+                    f"Samples too near to training, {space.label}",
+                    f"过于接近训练图片的样本（{space.label}）",
+                )
             ),
         ),
     ]

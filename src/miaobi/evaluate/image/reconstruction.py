@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.evaluate.image.subject import ImageSubject
 from miaobi.evaluate.score import Score, mean_interval
 from miaobi.evaluate.subject import HELD_OUT, RECONSTRUCTION
@@ -42,8 +42,10 @@ def measure(subject: ImageSubject) -> list[Score]:
         how = say("translated from their sources", "由源图生成")
     else:
         how = say("encoded and decoded", "编码再解码")
-    detail = say(
-        f"held-out pictures, {how}; resampled", f"留出图片，{how}；按图片重采样"
+    detail = in_each(
+        lambda: say(
+            f"held-out pictures, {how}; resampled", f"留出图片，{how}；按图片重采样"
+        )
     )
     error = [
         Score(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.image.prepared import PictureSpec
 from miaobi.evaluate.image.extractors import Extractor
 from miaobi.evaluate.score import random_generator
@@ -361,11 +361,15 @@ def _size(images: ImageSet | None) -> int:
 
 def _too_few(which: str, count: int) -> str:
     if not count:
-        return say(
-            f"No {which} pictures are available; give some with --data FOLDER.",
-            f"手头没有{which}图片；请用 --data 文件夹 给出。",
+        return in_each(
+            lambda: say(
+                f"No {which} pictures are available; give some with --data FOLDER.",
+                f"手头没有{which}图片；请用 --data 文件夹 给出。",
+            )
         )
-    return say(
-        f"Only {count} {which} pictures; {MIN_IMAGES} are the fewest to measure by.",
-        f"{which}图片只有 {count} 张，至少需要 {MIN_IMAGES} 张。",
+    return in_each(
+        lambda: say(
+            f"Only {count} {which} pictures; {MIN_IMAGES} are the fewest to measure by.",
+            f"{which}图片只有 {count} 张，至少需要 {MIN_IMAGES} 张。",
+        )
     )

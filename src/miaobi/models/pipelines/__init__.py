@@ -228,9 +228,10 @@ def _misfit(option: str, path: Path, pipeline: Any, why: str) -> BadInput:
     """Return the error for an extra of another kind of model."""
     return BadInput(
         say(
-            f"{option}: {path} does not fit a {type(pipeline).__name__}: {why}",
-            f"{option}：{path} 与 {type(pipeline).__name__} 不匹配：{why}",
-        ),
+            f"{option}: {path} does not fit a {type(pipeline).__name__}: ",
+            f"{option}：{path} 与 {type(pipeline).__name__} 不匹配：",
+        )
+        + why,
         say(
             "Choose one that was trained for this kind of model.",
             "请选用为同类模型训练的文件。",

@@ -150,7 +150,7 @@ def check_settings(settings: Mapping[str, Any], allowed: Mapping[str, Option]) -
         try:
             allowed[key].convert(value, strict=True)
         except BadInput as error:
-            raise ValueError(f"{error.problem} {error.remedy}") from None
+            raise ValueError(error.sentence) from None
 
 
 def describe_settings(allowed: Callable[[], Mapping[str, Option]]) -> Any:

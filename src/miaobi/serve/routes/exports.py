@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from miaobi.core.engine import Weights
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.models.convert.quantise import Dtype
 from miaobi.serve.callers import CurrentCaller
 from miaobi.serve.errors import ApiError
@@ -91,9 +91,11 @@ def _not_offered(label: str, fields: Create, offered: list[Offer]) -> ApiError:
             f"Supported: {', '.join(names)} (GET /v1/exports/offers).",
             f"支持：{'、'.join(names)}（GET /v1/exports/offers）。",
         )
-    problem = say(
-        f"{label} cannot be exported to {fields.to}{merged}. ",
-        f"{label} 不能导出为 {fields.to}{merged}。",
+    problem = in_each(
+        lambda: say(
+            f"{label} cannot be exported to {fields.to}{merged}. ",
+            f"{label} 不能导出为 {fields.to}{merged}。",
+        )
     )
     return ApiError(400, problem + remedy, code="unsupported", param="to")
 

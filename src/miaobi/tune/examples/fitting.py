@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miaobi.core.errors import BadInput
-from miaobi.core.language import say
+from miaobi.core.language import located, say
 from miaobi.data.text.shapes import Unusable
 from miaobi.tune.examples.folder import SPLITS, read_split
 from miaobi.tune.learner import Learner, Task
@@ -44,7 +44,7 @@ def fit(folder: Path, task: Task, learner: Learner, strict: bool) -> Fit:
             try:
                 unwritten.update(learner.unwritten(example.columns))
             except (Unusable, BadInput) as error:
-                problem = f"{example.location}: {error.args[0]}"
+                problem = located(example.location, error.args[0])
                 if strict:
                     raise BadInput(problem, _remedy(error.remedy)) from None
                 problems[example.location] = problem
@@ -54,7 +54,7 @@ def fit(folder: Path, task: Task, learner: Learner, strict: bool) -> Fit:
 
 
 def _remedy(remedy: str) -> str:
-    return say(
-        f"{remedy} Or leave such records out with --data.strict false.",
-        f"{remedy} 也可用 --data.strict false 略过这类记录。",
+    return remedy + say(
+        " Or leave such records out with --data.strict false.",
+        " 也可用 --data.strict false 略过这类记录。",
     )

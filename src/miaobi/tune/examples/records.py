@@ -137,13 +137,14 @@ def _relabelled(written: Any, read: Any) -> Iterator[str]:
 def _add_problem(
     records: Records, location: str, error: Unusable, strict: bool
 ) -> None:
-    problem = f"{location}: {error.what}"
+    problem = error.at(location)
     if strict:
         raise BadInput(
             problem,
-            say(
-                f"{error.remedy} Or leave such records out with --data.strict false.",
-                f"{error.remedy} 也可用 --data.strict false 略过这类记录。",
+            error.remedy
+            + say(
+                " Or leave such records out with --data.strict false.",
+                " 也可用 --data.strict false 略过这类记录。",
             ),
         )
     records.add_problem(problem)

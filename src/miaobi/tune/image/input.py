@@ -142,9 +142,7 @@ def open_rgb(content: Path | str | bytes | np.ndarray, name: str = "") -> Any:
         if not name:
             is_path = isinstance(content, Path)
             name = str(content) if is_path else say("the picture", "图片")
-        raise BadInput(
-            say(f"{name}: {error.what}", f"{name}：{error.what}"), error.remedy
-        ) from None
+        raise BadInput(error.at(name), error.remedy) from None
 
 
 def preparation(base: Base, image_size: int, seen: int, stretch: bool) -> Preparation:

@@ -139,9 +139,10 @@ def net_for(
             ),
             say(
                 "Take efficientnet-lite0, or a Transformers model of one of "
-                f"these kinds. {examples}",
-                f"请用 efficientnet-lite0，或以下类型的 Transformers 模型。{examples}",
-            ),
+                "these kinds. ",
+                "请用 efficientnet-lite0，或以下类型的 Transformers 模型。",
+            )
+            + examples,
         )
     return base.model(auto, ignore_mismatched_sizes=True, **head)
 

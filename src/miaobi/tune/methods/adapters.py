@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from miaobi.core.errors import BadInput, Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.models.merging import quiet_peft
 from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
@@ -309,9 +309,11 @@ def _has_past(net: Any) -> bool:
 
 def _no_prompt(config: TuneConfig, why: str) -> Unsupported:
     return Unsupported(
-        say(
-            f"The method {config.method} does not go with this base and task: {why}.",
-            f"{config.method} 方法不适用于该基础模型和任务：{why}。",
+        in_each(
+            lambda: say(
+                f"The method {config.method} does not go with this base and task: {why}.",
+                f"{config.method} 方法不适用于该基础模型和任务：{why}。",
+            )
         ),
         say("Take --method lora or ia3.", "请使用 --method lora 或 ia3。"),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.core.errors import Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.tune.config import TuneConfig
 from miaobi.tune.learner import Learner
 
@@ -97,9 +97,11 @@ def _checkpoint_gradients(net: Any) -> None:
 
 def _unsupported(key: str, why: str) -> Unsupported:
     return Unsupported(
-        say(
-            f"tune.{key} does not go with this base: {why}.",
-            f"tune.{key} 不适用于该基础模型：{why}。",
+        in_each(
+            lambda: say(
+                f"tune.{key} does not go with this base: {why}.",
+                f"tune.{key} 不适用于该基础模型：{why}。",
+            )
         ),
         say("Leave it out.", "请去掉该设置。"),
     )

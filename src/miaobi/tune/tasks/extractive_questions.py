@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.text.shapes import Unusable, written_text
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
@@ -133,9 +133,11 @@ def _position_of(context: str, text: str, start: int | None) -> int:
         return position
     where = "" if start is None else say(f" at {start}", f"（位置 {start}）")
     raise Unusable(
-        say(
-            f"the answer {text!r:.60} is not in the context{where}.",
-            f"答案 {text!r:.60} 不在 context 中{where}。",
+        in_each(
+            lambda: say(
+                f"the answer {text!r:.60} is not in the context{where}.",
+                f"答案 {text!r:.60} 不在 context 中{where}。",
+            )
         ),
         say(
             "An answer is a span of the context, letter for letter; answer_start counts characters from 0.",

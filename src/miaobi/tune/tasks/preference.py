@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from miaobi.core.errors import BadInput
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.text.shapes import Record, Unusable, pair, thumb
 from miaobi.models.base import Base
 from miaobi.nn.objective import Batch, Loss
@@ -107,9 +107,11 @@ def survey(examples: Sequence[Example], config: Config) -> Mapping[str, Any]:
     if not pairs and not (up and down):
         only = say("up", "好评") if up else say("down", "差评")
         raise BadInput(
-            say(
-                f"All {len(examples)} thumbs are {only}.",
-                f"全部 {len(examples)} 条都是{only}。",
+            in_each(
+                lambda: say(
+                    f"All {len(examples)} thumbs are {only}.",
+                    f"全部 {len(examples)} 条都是{only}。",
+                )
             ),
             say("Give thumbs of both kinds.", "请同时提供好评与差评。"),
         )

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from miaobi.core.config import checked
 from miaobi.core.errors import ContextExceeded, MiaobiError, Unsupported
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.requests import TextRequest
 from miaobi.engines.load import load
 from miaobi.engines.model import Model
@@ -214,9 +214,11 @@ def rewritten(
             f"line {error.lineno}: {error.msg}", f"第 {error.lineno} 行：{error.msg}"
         )
     raise UnusableAnswer(
-        say(
-            f"No answer of {model.name} parses in {part.source.path} ({reason}).",
-            f"{model.name} 的回答放入 {part.source.path} 后都无法解析（{reason}）。",
+        in_each(
+            lambda: say(
+                f"No answer of {model.name} parses in {part.source.path} ({reason}).",
+                f"{model.name} 的回答放入 {part.source.path} 后都无法解析（{reason}）。",
+            )
         ),
         say(
             "Nothing was changed. Give fewer --lines, another --seed, or a larger model.",

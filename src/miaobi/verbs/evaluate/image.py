@@ -324,7 +324,7 @@ def _description(spec: PictureSpec, weights: Weights) -> str:
             "; the data is black or white and the samples are shades, so they are not compared",
             "；数据只有黑白两值，样本是灰度，故不作比较",
         )
-    return f"{spec.width} × {spec.height}, {kind}"
+    return f"{spec.width} × {spec.height}, " + kind
 
 
 def _samples(subject: ImageSubject) -> str:

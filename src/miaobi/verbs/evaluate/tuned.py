@@ -261,7 +261,7 @@ def _read(tuned: Tuned, data: Path) -> list[Example]:
             example = example_of(location, record, columns, task, head)
             task.check(example, tuned.manifest.data["spec"], head)
         except Unusable as error:
-            raise BadInput(f"{location}: {error.what}", error.remedy) from None
+            raise BadInput(error.at(location), error.remedy) from None
         examples.append(example)
     if not examples:
         raise BadInput(

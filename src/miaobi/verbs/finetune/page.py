@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from miaobi.core.config import plain
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.quantities import format_duration
 from miaobi.data.survey import counted
 from miaobi.evaluate.compare import Difference
@@ -248,9 +248,11 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> list[Score]:
 def _on_training(rows: Sequence[Score]) -> Block:
     listed = "; ".join(f"{score.label} {score.value:.4g}" for score in rows)
     return prose(
-        say(
-            f"On training examples, to distinguish learning from learning by heart: {listed}",
-            f"在训练样本上的表现（用于判断是否死记）：{listed}",
+        in_each(
+            lambda: say(
+                f"On training examples, to distinguish learning from learning by heart: {listed}",
+                f"在训练样本上的表现（用于判断是否死记）：{listed}",
+            )
         )
     )
 

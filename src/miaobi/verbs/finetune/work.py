@@ -12,7 +12,7 @@ from typing import Any
 from miaobi.core import bundle
 from miaobi.core.config import plain
 from miaobi.core.errors import BadInput
-from miaobi.core.language import say
+from miaobi.core.language import in_each, joined, say
 from miaobi.core.store import Version
 from miaobi.data.survey import counted
 from miaobi.data.text.shapes import Unusable
@@ -170,9 +170,11 @@ class Work:
             first = [*problems["first"], *self.fit.problems][0]
             notes.append(
                 say(
-                    f"records left out: {count:,} ({first})",
-                    f"略去的记录：{count:,} 条（{first}）",
+                    f"records left out: {count:,} (",
+                    f"略去的记录：{count:,} 条（",
                 )
+                + first
+                + say(")", "）")
             )
         return notes
 
@@ -240,9 +242,9 @@ class Work:
             f"（最长 {lengths.longest}）",
         )
         becomes = self._describe_too_long()
-        return say(f"{what}: {becomes}.", f"{what}：{becomes}。") + _describe_limit(
-            lengths
-        )
+        return in_each(
+            lambda: say(f"{what}: {becomes}.", f"{what}：{becomes}。")
+        ) + _describe_limit(lengths)
 
     def _describe_too_long(self) -> str:
         lengths = self.lengths
@@ -270,7 +272,7 @@ class Work:
                     f"{lengths.ends_cut} 条截去末尾",
                 )
             )
-        return say(", ", "，").join(parts)
+        return joined(parts, say(", ", "，"))
 
     def _describe_taught_nothing(self) -> str:
         counts = self.data.taught_nothing
@@ -287,14 +289,15 @@ class Work:
     def _details(self) -> list[str]:
         """Return what was mixed in, and what was derived and why."""
         notes = [
-            f"data.mix.{name}: {summary}"
+            f"data.mix.{name}: " + summary
             for name, summary in mixing.describe(self.data.spec).items()
         ]
         if self.base.growth is not None:
             notes.append(self._describe_added(self.base.growth))
         notes += self.notes_on_records()
         for item in self.reasons:
-            notes.append(f"train.{item.key} = {plain(item.value)}  ({item.reason})")
+            setting = f"train.{item.key} = {plain(item.value)}"
+            notes.append(setting + "  (" + item.reason + ")")
         return notes
 
     def _describe_added(self, growth: Growth) -> str:
@@ -306,9 +309,11 @@ class Work:
             nothing = say("none, so it is not learned", "没有，因此学不到")
             counted.append(f"{token} ({count or nothing})")
         listed = ", ".join(counted)
-        return say(
-            f"new tokens, and how many training examples hold them: {listed}",
-            f"新词元及含有它的训练样本数：{listed}",
+        return in_each(
+            lambda: say(
+                f"new tokens, and how many training examples hold them: {listed}",
+                f"新词元及含有它的训练样本数：{listed}",
+            )
         )
 
 
@@ -461,8 +466,6 @@ def _unseen(
                 settings.task.check(example, spec, settings.head)
             except Unusable as error:
                 if must_fit[split]:
-                    raise BadInput(
-                        f"{example.location}: {error.what}", error.remedy
-                    ) from None
+                    raise BadInput(error.at(example.location), error.remedy) from None
                 locations.add(example.location)
     return frozenset(locations)

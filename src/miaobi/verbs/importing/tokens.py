@@ -13,7 +13,7 @@ from typing import Any
 
 from miaobi.core.config import read_yaml
 from miaobi.core.errors import NotFound
-from miaobi.core.language import say
+from miaobi.core.language import joined, say
 from miaobi.models.control_tokens import ControlTokens
 from miaobi.verbs.importing.translation import Translation, located
 
@@ -81,7 +81,7 @@ def _take(translation: Translation, key: str, tokens: list[str]) -> None:
                 "对话消息中不会编码为词元；若记录中含有它们，请换一种写法",
             )
         )
-    translation.notes[key] = "; ".join(notes)
+    translation.notes[key] = joined(notes, "; ")
 
 
 def _special(value: Any, folder: Path) -> list[str]:

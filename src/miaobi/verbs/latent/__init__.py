@@ -11,7 +11,7 @@ from pydantic import Field
 
 from miaobi.core.config import checked
 from miaobi.core.errors import BadInput
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.verbs.latent.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -310,9 +310,11 @@ def traverse(
         )
         return lab.publish(
             pixels,
-            say(
-                f"Dimensions {', '.join(map(str, chosen))} of {len(activity)}; in brackets the {measure}.",
-                f"共 {len(activity)} 维，所示为 {'、'.join(map(str, chosen))}；括号内为{measure}。",
+            in_each(
+                lambda: say(
+                    f"Dimensions {', '.join(map(str, chosen))} of {len(activity)}; in brackets the {measure}.",
+                    f"共 {len(activity)} 维，所示为 {'、'.join(map(str, chosen))}；括号内为{measure}。",
+                )
             ),
             {"dims": chosen, "activity": activity.tolist()},
             dims=dims or None,

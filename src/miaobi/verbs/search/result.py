@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class Planned:
         better = say("higher", "越高越好")
         if self.direction == "minimize":
             better = say("lower", "越低越好")
-        summary = say(
-            f"{self.name}: {self.trials} trials of about {self.steps} steps, "
-            f"by {self.metric} ({better} is better). At most {time}.",
-            f"{self.name}：{self.trials} 次试验，每次约 {self.steps} 步，"
-            f"指标 {self.metric}（{better}）。最多 {time}。",
+        summary = in_each(
+            lambda: say(
+                f"{self.name}: {self.trials} trials of about {self.steps} steps, "
+                f"by {self.metric} ({better} is better). At most {time}.",
+                f"{self.name}：{self.trials} 次试验，每次约 {self.steps} 步，"
+                f"指标 {self.metric}（{better}）。最多 {time}。",
+            )
         )
         width = max(map(len, self.space))
         rows = [f"  {key:<{width}}  {values}" for key, values in self.space.items()]
@@ -83,7 +85,11 @@ class Searched:
                 f"；原配方：{self.first:.4g}",
             )
         return [
-            say(f"  best {self.metric}: {best}", f"  最佳 {self.metric}：{best}"),
+            in_each(
+                lambda: say(
+                    f"  best {self.metric}: {best}", f"  最佳 {self.metric}：{best}"
+                )
+            ),
             *(f"    {key}: {value}" for key, value in self.settings.items()),
             say(f"  next: {self.command}", f"  接下来：{self.command}"),
         ]

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from miaobi.core.errors import nearest
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.data.text.shapes.calls import tools_of
 from miaobi.data.text.shapes.record import (
     Record,
@@ -105,9 +105,11 @@ def shape_of(record: Mapping[str, Any], text_column: str | None = None) -> str:
         return "text"
     columns = ", ".join(map(str, record)) or say("none", "无")
     raise Unusable(
-        say(
-            f"no text found; the columns are: {columns}.",
-            f"找不到文本；现有的列：{columns}。",
+        in_each(
+            lambda: say(
+                f"no text found; the columns are: {columns}.",
+                f"找不到文本；现有的列：{columns}。",
+            )
         ),
         say(
             "Name the column that holds the text with text_column (in a recipe: data.text_column).",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from miaobi.core.errors import nearest
-from miaobi.core.language import say
+from miaobi.core.language import located, say
 
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 NAMELESS = '""'
@@ -23,6 +23,10 @@ class Unusable(Exception):
         super().__init__(what)
         self.what = what
         self.remedy = remedy
+
+    def at(self, location: str) -> str:
+        """Return what is wrong, after where it is."""
+        return located(location, self.what)
 
 
 def unseen(label: str, labels: Iterable[str]) -> Unusable:

@@ -17,7 +17,7 @@ from typing import Any
 from miaobi.core import machine
 from miaobi.core.errors import MiaobiError
 from miaobi.core.files import home, locked
-from miaobi.core.language import in_each, say, spoken
+from miaobi.core.language import in_each, say
 from miaobi.serve.database import open_records
 from miaobi.serve.errors import ApiError
 from miaobi.serve.files import Files
@@ -100,10 +100,9 @@ def _error_fields(error: Exception) -> Mapping[str, Any]:
             "param": error.param,
         }
     if isinstance(error, MiaobiError):
-        problem, remedy = error.problem, error.remedy
 
         def message() -> str:
-            text = f"{spoken(problem)} {spoken(remedy)}".strip()
+            text = str(error.sentence)
             here = say("the server's folder", "服务器文件夹")
             for folder in (Path.cwd(), home()):
                 text = text.replace(f"{folder}/", "").replace(str(folder), here)

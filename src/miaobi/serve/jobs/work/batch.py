@@ -14,7 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from miaobi.core.language import in_each, say, spoken
+from miaobi.core.language import in_each, say
 from miaobi.serve.admission import Admission
 from miaobi.serve.app import create_app
 from miaobi.serve.callers import Caller
@@ -43,8 +43,8 @@ def run(task: Task) -> Outcome:
         first = errors[0]["message"]
         message = in_each(
             lambda: say(
-                f"{len(errors)} requests cannot be used; the first: {spoken(first)}",
-                f"有 {len(errors)} 条请求无法使用；第一条：{spoken(first)}",
+                f"{len(errors)} requests cannot be used; the first: {first}",
+                f"有 {len(errors)} 条请求无法使用；第一条：{first}",
             )
         )
         return Outcome(

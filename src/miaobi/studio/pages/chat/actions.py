@@ -137,7 +137,7 @@ async def send(visit: Visit) -> Response:
         if not text.strip() and not added:
             raise BadInput(say("Write a message first.", "请先写一条消息。"), "")
     except BadInput as error:
-        return await _refused(visit, form, sheet, f"{error.problem} {error.remedy}")
+        return await _refused(visit, form, sheet, error.sentence)
     if sheet.faults:
         return await _refused(visit, form, sheet)
     parts = [input_text(text)] if text.strip() else []
