@@ -108,6 +108,22 @@ def test_promote_go_back_and_delete(visit: Callable[..., Any], desk: str) -> Non
     assert serious(page) == []
 
 
+def test_the_base_stands_beside_what_was_tuned_from_it(
+    visit: Callable[..., Any], site: Site
+) -> None:
+    make_model("tuned", ("upstream",))
+    base = {"value": 0.41, "low": 0.35, "high": 0.47}
+    Store().record_scores(Store().resolve("tuned@1"), [{**SCORE, "base": base}])
+    page = visit("/studio/en/models")
+    tree = page.get_by_role("region", name="tuned")
+    row = tree.get_by_role("row").filter(has_text="upstream")
+    row.get_by_role("img", name="0.41, between 0.35 and 0.47").wait_for()
+    tree.get_by_text("thin line: the base").wait_for()
+    assert tree.locator(".interval .zero").count() == 2
+    assert serious(page) == []
+    Store().remove("tuned")
+
+
 def test_models_follow_what_happens_elsewhere(
     visit: Callable[..., Any], stand: str
 ) -> None:

@@ -34,10 +34,18 @@ class Score:
     """What people read instead of `name`, in their language."""
 
 
-def to_row(score: Score) -> dict[str, Any]:
-    """Return a score as the store keeps it: its label in both languages."""
+def to_row(score: Score, base: Score | None = None) -> dict[str, Any]:
+    """Return a score as the store keeps it: its label in both languages.
+
+    Args:
+        score: of a model.
+        base: of what it was tuned from, on the same examples.
+    """
     label = wordings_of(score.label) or dict.fromkeys(LANGUAGES, score.label)
-    return {**asdict(score), "label": label}
+    row = {**asdict(score), "label": label}
+    if base is not None:
+        row["base"] = {"value": base.value, "low": base.low, "high": base.high}
+    return row
 
 
 class Estimate(NamedTuple):

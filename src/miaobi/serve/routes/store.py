@@ -59,11 +59,14 @@ def _version(
 
 
 def _score(row: dict[str, Any]) -> dict[str, Any]:
-    """A score and its 95 % interval, with its label in the caller's language."""
+    """A score and its 95 % interval, with its label in the caller's language; and the
+    base's on the same examples, where it was tuned from one.
+    """
     names = ("name", "value", "low", "high", "n", "unit", "better")
     return {
         **{name: row[name] for name in names},
         "label": row["label"][language()] or row["name"],
+        "base": row.get("base"),
     }
 
 

@@ -4,7 +4,7 @@ escaped here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 
@@ -53,25 +53,3 @@ def when(seconds: float | str) -> str:
         else datetime.fromtimestamp(seconds)
     )
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}"
-
-
-def lineage(name: str, parents: Mapping[str, Sequence[str]]) -> str:
-    """Where a model came from, oldest first: smollm2 → helper@1 → helper@2."""
-    chain = [name]
-    ancestors = parents.get(name, ())
-    while len(ancestors) == 1 and ancestors[0] not in chain:
-        chain.insert(0, ancestors[0])
-        ancestors = parents.get(chain[0], ())
-    if len(ancestors) > 1:
-        chain.insert(0, " + ".join(ancestors))
-    arrow = ' <i aria-hidden="true">→</i> '
-    path = arrow.join(text(item) for item in chain)
-    return f'<span class="lineage">{path}</span>'

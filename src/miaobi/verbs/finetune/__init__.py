@@ -25,10 +25,11 @@ from miaobi.core import bundle, config, storage
 from miaobi.core.config import Further, FurtherOptions
 from miaobi.core.errors import BadInput
 from miaobi.core.files import write_text
-from miaobi.core.language import say
+from miaobi.core.language import in_each, say
 from miaobi.core.requests import request_for
 from miaobi.core.storage import Location, Url
 from miaobi.core.store import Store, Version
+from miaobi.models.fresh import NEW
 from miaobi.verbs.train import (
     RUNS,
     Plan,
@@ -80,9 +81,11 @@ class Tuned:
         time = format_duration(self.seconds)
         validation = describe_validation(self.validation_loss)
         lines = [
-            say(
-                f"{self.model}: {self.step} steps in {time}, {validation}",
-                f"{self.model}：{self.step} 步，用时 {time}，{validation}",
+            in_each(
+                lambda: say(
+                    f"{self.model}: {self.step} steps in {time}, {validation}",
+                    f"{self.model}：{self.step} 步，用时 {time}，{validation}",
+                )
             ),
             *(f"  {item}" for item in self.differences),
             say(f"  report: {self.report}", f"  报告：{self.report}"),
@@ -554,11 +557,16 @@ def _finish(
         _write_bundle(work, state, run, outcome, seconds)
     store = Store()
     version = store.add(run / "bundle", settings.name)
-    test_scores = scores(work.learner.metrics(), outcome.evaluations)
-    store.record_scores(version, list(map(to_row, test_scores)))
-    changes = differences(
-        work.learner.metrics(), base_outcome.evaluations, outcome.evaluations
-    )
+    metrics = work.learner.metrics()
+    base_scores = {
+        score.name: score for score in scores(metrics, base_outcome.evaluations)
+    }
+    rows = [
+        to_row(score, base_scores.get(score.name))
+        for score in scores(metrics, outcome.evaluations)
+    ]
+    store.record_scores(version, rows)
+    changes = differences(metrics, base_outcome.evaluations, outcome.evaluations)
     worse = bool(changes) and changes[0].better is False
     promoted = promote and not worse
     if promoted:
@@ -599,7 +607,7 @@ def _write_bundle(
         recipe=config.nested(settings.values),
         data=work.facts(),
         resumed=resuming.noted_changes(run),
-        parents=(str(work.before or work.base.name),),
+        parents=_parents(work),
         metrics={
             **metrics,
             **validation_metrics(state),
@@ -615,6 +623,13 @@ def _write_bundle(
 
     shutil.rmtree(run / "bundle", ignore_errors=True)
     bundle.write(run / "bundle", manifest, write)
+
+
+def _parents(work: Work) -> tuple[str, ...]:
+    """Return what the model was tuned from; a new base came from nothing."""
+    if work.before is None and work.settings.base == NEW:
+        return ()
+    return (str(work.before or work.base.name),)
 
 
 def _write_report(

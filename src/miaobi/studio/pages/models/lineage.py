@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 NOT_SCORES = ("seconds", "steps")
 """Numbers of a manifest that say how long it was trained, not how good it is."""
 LABELS = {
-    "validation_loss": ("Validation loss, nats a token", "验证损失（奈特/词元）"),
+    "validation_loss": ("Validation loss", "验证损失"),
     "test_loss": ("Test loss", "测试损失"),
     "test_perplexity": ("Test perplexity", "测试困惑度"),
     "test_accuracy": ("Test accuracy", "测试准确率"),
@@ -39,6 +39,8 @@ class Score:
     high: float | None = None
     n: int | None = None
     unit: str = ""
+    base: Score | None = None
+    """What the base reached on the same examples."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class Tree:
     has_intervals: bool
 
     @property
+    def base_x(self) -> float | None:
+        """Where the base's score is on the axis; None with several bases, or none."""
+        marks = [node.mark for node in self.nodes if node.knot == "base"]
+        only = marks[0] if len(marks) == 1 else None
+        return only.x if only else None
+
+    @property
     def production(self) -> Json | None:
         """The version that the tree's name means, once one was promoted."""
         versions = (node.version for node in self.nodes if node.version)
@@ -93,14 +102,13 @@ def trees(versions: Sequence[Json]) -> list[Tree]:
     versions: of /v1/store/models.
     """
     groups = _groups(versions)
-    ordered = sorted(groups, key=lambda group: -max(map(_age, group)))
+    ordered = sorted(groups, key=lambda group: max(map(_age, group)), reverse=True)
     return [_tree(group) for group in ordered]
 
 
-def _age(version: Json) -> float:
-    """A number that grows with the time a version was made."""
-    digits = "".join(letter for letter in version["created"][:19] if letter.isdigit())
-    return float(digits or 0) + int(version["version"]) / 1e4
+def _age(version: Json) -> tuple[str, int]:
+    """Return what grows with the time a version was made: to the second, as ISO 8601."""
+    return version["created"][:19], int(version["version"])
 
 
 def _groups(versions: Sequence[Json]) -> list[list[Json]]:
@@ -139,7 +147,8 @@ def _tree(group: Sequence[Json]) -> Tree:
         for version in group
         if (score := _score(version, score_name)) is not None
     }
-    scale = Scale.of(scores.values())
+    base_scores = _base_scores(group, scores)
+    scale = Scale.of([*scores.values(), *base_scores.values()])
     nodes = [
         Node(
             version["id"],
@@ -149,7 +158,9 @@ def _tree(group: Sequence[Json]) -> Tree:
         )
         for version in sorted(group, key=_age, reverse=True)
     ]
-    nodes += [Node(base, None, "base") for base in bases]
+    nodes += [
+        Node(base, None, "base", scale.mark(base_scores.get(base))) for base in bases
+    ]
     some = next(iter(scores.values()), None)
     return Tree(
         trunk,
@@ -160,28 +171,38 @@ def _tree(group: Sequence[Json]) -> Tree:
     )
 
 
+def _base_scores(
+    group: Sequence[Json], scores: Mapping[str, Score]
+) -> dict[str, Score]:
+    """Return the bases' scores by name, as the newest version tuned from each found them."""
+    found = dict[str, Score]()
+    for version in sorted(group, key=_age):
+        score = scores.get(version["id"])
+        if score and score.base:
+            found |= dict.fromkeys(version["parents"], score.base)
+    return found
+
+
 def scores_of(version: Json) -> list[Score]:
     """Return a version's scores: as they were evaluated, with intervals, and those of
     its training.
     """
-    scores = [
-        Score(
-            row["name"],
-            row["label"],
-            row["value"],
-            row["low"],
-            row["high"],
-            row["n"],
-            row["unit"],
-        )
-        for row in version["scores"]
-    ]
+    scores = [_measured(row) for row in version["scores"]]
     measured = {score.name for score in scores}
     for name, value in version["metrics"].items():
         if name not in NOT_SCORES and name.removeprefix("test_") not in measured:
             label = say(*LABELS.get(name, (name.replace("_", " "),) * 2))
             scores.append(Score(name, label, value))
     return scores
+
+
+def _measured(row: Json) -> Score:
+    name, label, unit = row["name"], row["label"], row["unit"]
+    of_base = row["base"]
+    base = Score(name, label, **of_base, unit=unit) if of_base else None
+    return Score(
+        name, label, row["value"], row["low"], row["high"], row["n"], unit, base
+    )
 
 
 def _score_name(group: Sequence[Json]) -> str:
