@@ -25,6 +25,7 @@ import pytest
 from miaobi.core.config import read_yaml
 from miaobi.core.errors import BadInput, Damaged, MissingPart, NotFound
 from miaobi.core.files import home
+from miaobi.core.language import wordings_of
 from miaobi.data import packs
 from miaobi.data.archives import unpack_package
 from miaobi.data.image import loaders as image_loaders
@@ -427,6 +428,8 @@ def test_an_entry_of_the_catalogue_is_whole(pack: Pack) -> None:
     assert bool(pack.loader) == (pack.kind == "data")
     assert all(pack.summary)
     assert pack.licence
+    in_words = any(f"{word}: " in pack.licence for word in ("package", "unclear"))
+    assert in_words <= bool(wordings_of(pack.licence)), "give it in both languages"
     assert pack.credit
     assert pack.megabytes > 0
     assert SHA256.fullmatch(pack.content)

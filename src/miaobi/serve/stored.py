@@ -13,6 +13,7 @@ from typing import Any
 
 from miaobi.core import bundle, storage
 from miaobi.core.files import home
+from miaobi.core.language import spoken
 from miaobi.core.store import Store, Version
 from miaobi.data import packs
 from miaobi.provenance.label import NOTICE, SOURCE_TYPE
@@ -106,7 +107,7 @@ def _licences(manifest: bundle.Manifest) -> list[dict[str, str]]:
     return [
         {
             "of": name,
-            "licence": packs.get(name).licence,
+            "licence": spoken(packs.get(name).licence),
             "credit": packs.get(name).credit,
         }
         for name in names

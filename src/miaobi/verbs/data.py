@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from miaobi.core import storage
 from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.files import write_beside
-from miaobi.core.language import in_each, say
+from miaobi.core.language import in_each, say, spoken
 from miaobi.data import datasets, packs
 from miaobi.data.encoding import encoding_option
 from miaobi.data.survey import Survey
@@ -100,7 +100,7 @@ def list_packs() -> Catalogue:
                 "summary": say(*pack.summary),
                 "client": pack.client,
                 "megabytes": pack.megabytes,
-                "licence": pack.licence,
+                "licence": spoken(pack.licence),
                 "credit": pack.credit,
                 "path": str(packs.path(pack.name, fetch=False)) if is_here else None,
             }
@@ -117,7 +117,7 @@ def fetch(name: str) -> Fetched:
         name: a name from `miaobi data list`
     """
     pack = packs.get(name)
-    return Fetched(name, packs.path(name), pack.licence, pack.credit)
+    return Fetched(name, packs.path(name), spoken(pack.licence), pack.credit)
 
 
 def sample(folder: str | Path = Path("samples")) -> Samples:

@@ -70,6 +70,7 @@ class Pack:
     megabytes: float
     """To download."""
     licence: str
+    """A name, or in words of both languages (core/language)."""
     credit: str
     """The authors, and where it comes from."""
     archive: str = ""
@@ -131,9 +132,13 @@ def _pack(name: str, entry: Mapping[str, Any]) -> Pack:
         _checked(Joined, f"{name}.joined", {**file, "parts": tuple(file["parts"])})
         for file in entry.get("joined", ())
     ]
+    licence = entry.get("licence")
+    if isinstance(licence, Mapping):
+        licence = say(licence["en"], licence["zh"])
     values = {
         **entry,
         "name": name,
+        "licence": licence,
         "summary": (summary["en"], summary["zh"]),
         "keep": tuple(entry["keep"]),
         "more": tuple(packages),

@@ -33,7 +33,7 @@ def to_object(name: str, services: Services) -> dict[str, Any]:
         "package": pack.package,
         "version": pack.version,
         "bytes": round(pack.megabytes * 1e6),
-        "licence": pack.licence,
+        "licence": spoken(pack.licence),
         "credit": pack.credit,
         "answers": name in makers(),
         "installed": packs.installed(name),
