@@ -84,6 +84,17 @@ PROMISES: dict[str, list[Step]] = {
         ("data inspect samples/photos", "day (40), night (40)"),
         (f"{PICTURES} --dry-run", "views"),
     ],
+    "audio": [
+        (
+            "import numpy\nfrom miaobi.data.audio import media\n"
+            "file = media.encode(numpy.zeros(2400, 'f'), 24000, '.mp3')\n"
+            "print(media.probe(file).codec)",
+            "mp3",
+        ),
+    ],
+    "espeak": [
+        ("import espeakng_loader\nprint(espeakng_loader.__name__)", "espeakng"),
+    ],
     "tune": [
         (SAMPLES, ""),
         (

@@ -152,12 +152,24 @@ class Image(Artifact):
 
 @dataclass(frozen=True)
 class Audio(Artifact):
-    """samples: float32 [channels, samples] in [-1, 1]; rate in Hz."""
+    """samples: float32 [samples] or [channels, samples] in [-1, 1]; rate in Hz."""
 
     samples: np.ndarray
     rate: int
     facts: Facts
     finish: FinishReason = "stop"
+
+    @property
+    def seconds(self) -> float:
+        return int(self.samples.shape[-1]) / self.rate
+
+    @classmethod
+    def join(cls, pieces: Sequence[Self]) -> Self:
+        """Return the pieces of one sound, in their order, as one; they share a rate."""
+        import numpy as np
+
+        samples = np.concatenate([piece.samples for piece in pieces], axis=-1)
+        return replace(pieces[0], samples=samples)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ writers: Registry[Writer] = Registry(
     {
         "Text": "miaobi.provenance.text",
         "Image": "miaobi.provenance.image",
+        "Audio": "miaobi.provenance.audio",
         "Video": "miaobi.provenance.video",
         "Embedding": "miaobi.provenance.embedding",
     },

@@ -1,0 +1,1 @@
+"""Sound as data: recordings, and texts as they are spoken."""
