@@ -75,6 +75,11 @@ VERBS = {
         "make pictures with a model",
         "用模型生成图片",
     ),
+    "generate speech": Verb(
+        "miaobi.verbs.generate.speech:speech",
+        "read a text aloud",
+        "朗读一段文本",
+    ),
     "embed": Verb(
         "miaobi.verbs.embed:embed",
         "vectors of the texts of a file, for search and matching",

@@ -22,6 +22,7 @@ engines: Registry[EngineModule] = Registry(
         "embedding": "miaobi.engines.embedding",
         "styletransfer": "miaobi.engines.styletransfer",
         "tuned": "miaobi.engines.tuned",
+        "voices": "miaobi.engines.voices",
         "upscaler": "miaobi.engines.upscaler",
     },
 )

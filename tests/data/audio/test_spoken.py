@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from miaobi.data.audio.spoken import spoken
 from miaobi.data.audio.spoken.numbers import chinese, english, english_ordinal
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 ENGLISH = {
     "numbers": [
         ("I have 42 apples.", "I have forty-two apples."),
@@ -226,44 +231,16 @@ def test_a_cardinal_means_its_number(value: int) -> None:
 
 def test_ordinals() -> None:
     words = [english_ordinal(value) for value in (1, 2, 3, 5, 8, 9, 12, 20, 21, 100)]
-    assert words == (
-        [
-            "first",
-            "second",
-            "third",
-            "fifth",
-            "eighth",
-            "ninth",
-            "twelfth",
-            "twentieth",
-            "twenty-first",
-        ]
-        + ["one hundredth"]
+    assert ", ".join(words) == (
+        "first, second, third, fifth, eighth, ninth, twelfth, twentieth, "
+        "twenty-first, one hundredth"
     )
 
 
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+ONES = _split(
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+)
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 GROUPS = {
     "thousand": 10**3,

@@ -14,6 +14,7 @@ from miaobi.core.requests.base import recorded as recorded
 from miaobi.core.requests.base import same as same
 from miaobi.core.requests.embedding import EmbeddingRequest as EmbeddingRequest
 from miaobi.core.requests.image import ImageRequest as ImageRequest
+from miaobi.core.requests.speech import SpeechRequest as SpeechRequest
 from miaobi.core.requests.text import NEUTRAL_CUTS as NEUTRAL_CUTS
 from miaobi.core.requests.text import TextRequest as TextRequest
 
@@ -22,6 +23,7 @@ requests: Registry[type[Request]] = Registry(
     {
         "text": "miaobi.core.requests.text:TextRequest",
         "image": "miaobi.core.requests.image:ImageRequest",
+        "speech": "miaobi.core.requests.speech:SpeechRequest",
         "embedding": "miaobi.core.requests.embedding:EmbeddingRequest",
     },
 )

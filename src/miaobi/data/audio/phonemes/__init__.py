@@ -17,12 +17,17 @@ from miaobi.data.audio.phonemes.english import English
 
 HAN = r"㐀-䶿一-鿿〇豈-﫿"
 RUNS = re.compile(rf"[{HAN}]+|[^{HAN}]+")
+SENTENCE_MARKS = str.maketrans(dict(zip("，、。．！？；：", ",,..!?;:", strict=True)))
 MARKS = {
-    **{"，": ", ", "、": ", ", "。": ". ", "．": ". ", "！": "! ", "？": "? "},
-    **{"；": "; ", "：": ": ", "（": " (", "）": ") ", "《": " “", "》": "” "},
-    **{"「": " “", "」": "” ", "『": " “", "』": "” ", "【": " “", "】": "” "},
-    **{"«": " “", "»": "” ", "·": " ", "～": "—", "–": "—", "-": " ", "/": " "},
-    **{"⋯": "…", "‘": "", "’": "'", "'": "'", "\\": " ", "─": "—"},
+    **dict.fromkeys("《「『【«", " “"),
+    **dict.fromkeys("》」』】»", "” "),
+    **dict.fromkeys("～–─", "—"),
+    **dict.fromkeys("·-/\\", " "),
+    "（": " (",
+    "）": ") ",
+    "⋯": "…",
+    "‘": "",
+    "’": "'",
 }
 """Marks as the voices know them."""
 KEPT = frozenset(";:,.!?—…\"()“” '")
@@ -68,7 +73,8 @@ class Phonemizer:
 
 def _marked(text: str) -> str:
     """Only letters and the marks that voices know."""
-    text = "".join(MARKS.get(it, it) for it in unicodedata.normalize("NFC", text))
+    text = re.sub("([，、。．！？；：])", r"\1 ", text).translate(SENTENCE_MARKS)
+    text = "".join(MARKS.get(it, it) for it in text)
     return "".join(it if it.isalpha() or it in KEPT else " " for it in text)
 
 
@@ -89,5 +95,5 @@ def check_letters(text: str) -> None:
                 "The voices read Chinese and English; write it in one of them.",
                 "语音支持中文与英文，请改用其中一种书写。",
             ),
-            field="input",
+            field="prompt",
         )

@@ -8,6 +8,7 @@ A syllable is an initial and a final with its tone as an arrow: 好 hǎo is xau�
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import cache
 
 INITIALS = {
@@ -83,6 +84,15 @@ WHOLE = {
     "hng": "hŋ0",
 }
 """Syllables that are not an initial and a final."""
+READINGS = {
+    "还钱": ["huan2", "qian2"],
+    "还款": ["huan2", "kuan3"],
+    "还债": ["huan2", "zhai4"],
+    "还书": ["huan2", "shu1"],
+    "还清": ["huan2", "qing1"],
+    "还给": ["huan2", "gei3"],
+}
+"""Words that pypinyin reads character by character, and wrongly."""
 APICAL = ("z", "c", "s", "zh", "ch", "sh", "r")
 """Initials whose i is ɨ."""
 TONES = ("", "→", "↗", "↓", "↘", "")
@@ -94,12 +104,11 @@ def phonemes(text: str) -> str:
 
     A character without a known reading is left out.
     """
-    import rjieba
     from pypinyin import Style, lazy_pinyin
 
     words = list[str]()
-    for word in rjieba.cut(text):
-        syllables = lazy_pinyin(
+    for word in _words(text):
+        syllables = READINGS.get(word) or lazy_pinyin(
             word,
             style=Style.TONE3,
             neutral_tone_with_five=True,
@@ -110,8 +119,19 @@ def phonemes(text: str) -> str:
     return " ".join(words)
 
 
-def _left_out(characters: str) -> None:
-    return None
+def _words(text: str) -> Iterator[str]:
+    import rjieba
+
+    for part in re.split(f"({'|'.join(READINGS)})", text):
+        if part in READINGS:
+            yield part
+        else:
+            yield from rjieba.cut(part)
+
+
+def _left_out(characters: str) -> str:
+    """Nothing, for characters without a known reading."""
+    return ""
 
 
 @cache

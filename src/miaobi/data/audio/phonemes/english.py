@@ -17,6 +17,11 @@ from pathlib import Path
 
 from miaobi.data.audio.phonemes.unknown import UnknownWords
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 PRIMARY, SECONDARY = "ˈ", "ˌ"
 VOWELS = frozenset("AIOQWYaiuæɑɒɔəɛɜɪʊʌᵻ")
 TAPPED = frozenset("AIOWYiuæɑəɛɪɹʊʌ")
@@ -27,16 +32,22 @@ SENTENCE_MARKS = ".,!?;:—…"
 SPELLED = frozenset({"US", "IT", "ID", "UN", "OS", "IP", "PC", "TV", "UK", "AI"})
 """Capitals that are spelled although they are words in small letters."""
 BEFORE_VERB = frozenset(
-    "to will would can could shall should must may might do does did don't doesn't "
-    "didn't won't can't i we you they please let's not who i'll we'll you'll they'll "
-    "i'd we'd never always".split()
+    _split(
+        "to will would can could shall should must may might do does did don't "
+        "doesn't didn't won't can't i we you they please let's not who i'll "
+        "we'll you'll they'll i'd we'd never always"
+    )
 )
 BEFORE_NOUN = frozenset(
-    "the a an my your his her its our their this that these those of in on with for "
-    "no some any each every new old first last from by at".split()
+    _split(
+        "the a an my your his her its our their this that these those of in on "
+        "with for no some any each every new old first last from by at"
+    )
 )
 BEFORE_PARTICIPLE = frozenset(
-    "have has had was were been is are be i've we've you've they've being get got".split()
+    _split(
+        "have has had was were been is are be i've we've you've they've being get got"
+    )
 )
 
 
@@ -128,7 +139,10 @@ class English:
                 return "ˈɪn" if context.vowel_follows is None else "ɪn"
             case "am" if context.vowel_follows is not None:
                 return "ɐm"
-            case "used" if context.next == "to" and context.previous not in ("is", "are"):
+            case "used" if context.next == "to" and context.previous not in (
+                "is",
+                "are",
+            ):
                 return self._entry("used", "VBD")
         return ""
 

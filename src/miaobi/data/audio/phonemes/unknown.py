@@ -11,20 +11,64 @@ from pathlib import Path
 
 import numpy as np
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 LETTERS = ["<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz"]
-VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
-CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
+VOWELS = _split("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW")
+CONSONANTS = _split("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH")
 START, END = 2, 3
 LONGEST = 20
 """Phonemes of a word."""
-SYMBOLS = {
-    **{"AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "W", "AY": "I", "EH": "ɛ"},
-    **{"ER": "ɜɹ", "EY": "A", "IH": "ɪ", "IY": "i", "OW": "O", "OY": "Y", "UH": "ʊ"},
-    **{"UW": "u", "B": "b", "CH": "ʧ", "D": "d", "DH": "ð", "F": "f", "G": "ɡ"},
-    **{"HH": "h", "JH": "ʤ", "K": "k", "L": "l", "M": "m", "N": "n", "NG": "ŋ"},
-    **{"P": "p", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "V": "v"},
-    **{"W": "w", "Y": "j", "Z": "z", "ZH": "ʒ"},
-}
+SYMBOLS = dict(
+    zip(
+        [*VOWELS, *CONSONANTS],
+        [
+            "ɑ",
+            "æ",
+            "ʌ",
+            "ɔ",
+            "W",
+            "I",
+            "ɛ",
+            "ɜɹ",
+            "A",
+            "ɪ",
+            "i",
+            "O",
+            "Y",
+            "ʊ",
+            "u",
+            "b",
+            "ʧ",
+            "d",
+            "ð",
+            "f",
+            "ɡ",
+            "h",
+            "ʤ",
+            "k",
+            "l",
+            "m",
+            "n",
+            "ŋ",
+            "p",
+            "ɹ",
+            "s",
+            "ʃ",
+            "t",
+            "θ",
+            "v",
+            "w",
+            "j",
+            "z",
+            "ʒ",
+        ],
+        strict=True,
+    )
+)
 """ARPAbet in the symbols of misaki."""
 UNSTRESSED = {"AH": "ə", "ER": "əɹ"}
 STRESS = {"0": "", "1": "ˈ", "2": "ˌ"}

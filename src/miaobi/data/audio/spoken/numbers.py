@@ -4,46 +4,22 @@ English.
 
 from __future__ import annotations
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 DIGITS_ZH = "零一二三四五六七八九"
 POWERS_ZH = ("", "十", "百", "千")
 GROUPS_ZH = ((10**8, "亿"), (10**4, "万"))
 LARGEST = 10**16
 """Numbers from here on are read digit by digit."""
 
-UNDER_TWENTY = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-TENS = [
-    "zero",
-    "ten",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
-]
+UNDER_TWENTY = _split(
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+)
+TENS = _split("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
 GROUPS_EN = ("", "thousand", "million", "billion", "trillion", "quadrillion")
 ORDINALS = {
     "one": "first",

@@ -28,21 +28,16 @@ from miaobi.data.audio.spoken.numbers import (
     english_year,
 )
 
+
+def _split(words: str) -> list[str]:
+    return words.split()
+
+
 TABLES: dict[str, Any] = read_yaml(Path(__file__).with_name("tables.yaml"))
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
+MONTHS = _split(
+    "January February March April May June July August September October "
+    "November December"
+)
 HAN = re.compile(r"[㐀-䶿一-鿿〇]")
 LETTER = re.compile(r"[A-Za-zÀ-ɏ㐀-䶿一-鿿]")
 WIDE = {ord("０") + digit: str(digit) for digit in range(10)} | {
@@ -270,8 +265,8 @@ def _money_chinese(match: Match) -> str:
     scale = _scale(match)
     number = chinese_number(_trimmed(_amount(match)))
     number = "两" if number == "二" else number
-    words = number + (TABLES["scales"][scale][1] if scale else "")
-    return ("负" if match["sign"] else "") + words + name
+    unit = TABLES["scales"][scale][1] if scale else ""
+    return f"{'负' if match['sign'] else ''}{number}{unit}{name}"
 
 
 def _trimmed(amount: str) -> str:
