@@ -166,6 +166,7 @@ def test_surface() -> None:
         "search",
         "generate text",
         "generate image",
+        "generate speech",
         "embed",
         "code complete",
         "code explain",

@@ -40,3 +40,7 @@ class SpeechRequest(Request):
         if ask:
             controls = {"prompt": ask} | controls
         return cls(**controls)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what facts record: the text, and the controls."""
+        return {"prompt": self.prompt} | super().parameters()
