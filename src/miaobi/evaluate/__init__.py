@@ -14,6 +14,7 @@ metrics: Registry[Metric] = Registry(
     {
         "likelihood": "miaobi.evaluate.text.likelihood",
         "sentence_latents": "miaobi.evaluate.text.sentence_latents",
+        "filled_lines": "miaobi.evaluate.text.filled_lines",
         "diversity": "miaobi.evaluate.text.diversity",
         "memorisation": "miaobi.evaluate.text.memorisation",
         "masked_accuracy": "miaobi.evaluate.fills.accuracy",

@@ -31,6 +31,9 @@ CLASSES = "classes"
 RECONSTRUCTION = "rebuilding"
 """Encoding and decoding, or translating, given images."""
 
+FILLS = "fills"
+"""Writing what is missing between two parts of a source file."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject(ABC):

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miaobi.core.artifacts import TokenLogprob
 from miaobi.core.language import say
-from miaobi.evaluate.subject import BOUND, HELD_OUT, LIKELIHOOD, TRAINING, Subject
+from miaobi.evaluate.subject import (
+    BOUND,
+    FILLS,
+    HELD_OUT,
+    LIKELIHOOD,
+    TRAINING,
+    Subject,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from miaobi.nn.language import SentenceLatents
 
 PASSAGE = 600
@@ -38,6 +47,18 @@ class Sample:
     prompt: str
     text: str
     """What the model wrote after the prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Completer:
+    """A model of source files that writes what is missing in one."""
+
+    fill: Callable[[str, str], str]
+    """fill(before, behind) -> the rest of the line, greedily."""
+    training: np.ndarray
+    """The tokens that it was trained on, [tokens]."""
+    encode: Callable[[str], list[int]]
+    decode: Callable[[list[int]], str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +92,8 @@ class TextSubject(Subject):
     top_p: float = 0.95
     net: SentenceLatents | None = None
     """The network, where it is a model of sentences with a latent space."""
+    completer: Completer | None = None
+    """Where it was trained to fill in Python."""
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -101,7 +124,11 @@ class TextSubject(Subject):
         return random.Random(self.seed).sample(openings, count)
 
     def concerns(self, needs: frozenset[str]) -> bool:
-        """Return False for a bound where the model has no latent space of sentences."""
+        """Return False for a bound where the model has no latent space of sentences, and
+        for fills where it was not trained to fill in.
+        """
+        if FILLS in needs and self.completer is None:
+            return False
         return BOUND not in needs or (self.net is not None and self.encode is not None)
 
     def lacks(self, needs: frozenset[str]) -> str:

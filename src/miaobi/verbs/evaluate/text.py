@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from miaobi.core.errors import BadInput, MiaobiError
 from miaobi.core.files import home, write_beside
 from miaobi.core.language import say
 from miaobi.engines import engines
 from miaobi.evaluate.evaluation import ModelReport, Options, Progress, Results, measure
-from miaobi.evaluate.text.subject import TextSubject, choose_documents
+from miaobi.evaluate.text.subject import Completer, TextSubject, choose_documents
 
 if TYPE_CHECKING:
     from miaobi.core.engine import Weights
@@ -29,6 +31,8 @@ MAX_CONTEXT = 1024
 """Tokens of context, however many the model can hold."""
 MIN_NEW_TOKENS, MAX_NEW_TOKENS = 8, 96
 """Length of a sample."""
+LINE = 64
+"""Tokens of a line that is filled in."""
 QUOTES = 12
 """Samples on the page."""
 
@@ -152,6 +156,7 @@ def _subject(
         score=opened.score if opened.engine.abilities.score else None,
         encode=_encoder(tokenizer),
         net=_sentence_latents(weights),
+        completer=_completer(opened, weights, own, tokenizer),
         tokenizer=tokenizer.name if tokenizer else "",
         start=start,
         context_length=min(opened.context_length, MAX_CONTEXT),
@@ -175,6 +180,33 @@ def _sentence_latents(weights: Weights) -> SentenceLatents | None:
         return None
     net = family.load(weights.path)
     return net if isinstance(net, SentenceLatents) else None
+
+
+def _completer(
+    opened: Model, weights: Weights, own: Tokens | None, tokenizer: Tokenizer | None
+) -> Completer | None:
+    """Return a model of Python that fills in; None for other models."""
+    from miaobi.verbs.code import fitted
+
+    recipe = weights.manifest.recipe if weights.manifest else {}
+    is_python = recipe.get("data", {}).get("source") == "python"
+    fills = opened.engine.abilities.serves({"suffix": ""})
+    if own is None or tokenizer is None or not (is_python and fills):
+        return None
+
+    def fill(before: str, behind: str) -> str:
+        prompt, suffix = fitted(opened, before, behind, LINE)
+        [answer] = opened.generate(
+            prompt, suffix=suffix, max_new_tokens=LINE, temperature=0, stop=["\n"]
+        )
+        return str(answer)
+
+    return Completer(
+        fill,
+        np.asarray(own.stream("train")),
+        lambda text: tokenizer.encode([text]),
+        tokenizer.decode,
+    )
 
 
 def _scoring_engine(weights: Weights) -> str:
