@@ -32,8 +32,8 @@ CHARSET = re.compile(r"charset=([\w-]+)")
 LANGUAGE = re.compile(r"^Language: *([\w@-]+)", re.M)
 KEYWORD = re.compile(r'(msgctxt|msgid_plural|msgid|msgstr(?:\[\d+\])?)\s*(".*)')
 CONTEXT_END = "\x04"
-ACCELERATORS = "_&"
-"""Marks of the letter that a menu's entry is called by."""
+ACCELERATORS = "_&~"
+"""Marks of the letter that a menu's entry is called by: GTK's, Qt's, LibreOffice's."""
 TRADITIONAL = {"tw", "hk", "mo", "hant"}
 
 
