@@ -131,14 +131,17 @@ def test_languages(tmp_path: Path, file: str, language: str) -> None:
     assert gettext.language_of(path) == language
 
 
-def test_accelerators_go_where_both_have_one() -> None:
+def test_accelerators_go_and_names_stay() -> None:
     def without(original: str, translation: str) -> tuple[str, str]:
         return gettext.without_accelerators(gettext.Message(1, original, translation))
 
     assert without("Save _As…", "另存为(_A)…") == ("Save As…", "另存为…")
     assert without("_Quitter", "_Quit") == ("Quitter", "Quit")
     assert without("E&xit", "退出 (&X)") == ("Exit", "退出")
+    assert without("Save ~As", "另存为(~A)") == ("Save As", "另存为")
+    assert without("_Open File", "打开文件") == ("Open File", "打开文件")
     assert without("a_b", "甲") == ("a_b", "甲")
+    assert without("_name", "名称") == ("_name", "名称")
 
 
 def test_broken_lines_are_named_or_left_out(tmp_path: Path) -> None:

@@ -127,17 +127,20 @@ def language_of(file: Path) -> str:
 def without_accelerators(message: Message) -> tuple[str, str]:
     """Return original and translation without the mark of a letter that calls them.
 
-    "_Open" and "打开(_O)" are "Open" and "打开"; file_name stays.
+    "_Open" and "打开(_O)" are "Open" and "打开", and so is "_Open" where the translation
+    has no mark; file_name and _name stay.
     """
     original, translation = message.original, message.translation
     for mark in ACCELERATORS:
         bracket = re.compile(rf"\s?\({mark}\w\)")
         letter = re.compile(rf"{mark}(?=\w)")
         begins_word = re.compile(rf"(?<!\w){mark}(?=\w)")
+        before_capital = re.compile(rf"(?<!\w){mark}(?=[A-Z])")
         in_translation = bracket.search(translation) or (
             begins_word.search(original) and translation.count(mark) == 1
         )
-        if original.count(mark) == 1 and in_translation:
+        calls = in_translation or before_capital.search(original)
+        if original.count(mark) == 1 and calls:
             original = letter.sub("", original)
             translation = letter.sub("", bracket.sub("", translation))
     return original, translation
