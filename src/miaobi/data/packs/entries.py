@@ -82,7 +82,7 @@ class Pack:
     main: str = ""
     """For models: the file or folder to open."""
     loader: str = ""
-    """For data: its name among the LOADERS of data/text or data/image."""
+    """For data: its name among the LOADERS of data/text, data/image or data/audio."""
     format: str = ""
     """For models: the engines' name of such weights; empty where the file itself says
     it, "part" for a model that scores pictures and "base" for one that is there to be
