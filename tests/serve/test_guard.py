@@ -285,7 +285,7 @@ def test_pages_of_other_sites_cannot_ask() -> None:
     """
     with TestClient(create_app(serving())) as client:
         for headers in FOREIGN:
-            answer = client.post("/v1/audio/speech", json={}, headers=headers)
+            answer = client.post("/v1/videos", json={}, headers=headers)
             assert (
                 answer.status_code == 403
                 and answer.json()["error"]["code"] == "cross_site"
@@ -309,7 +309,7 @@ def test_the_servers_own_page_may_ask() -> None:
     with TestClient(create_app(serving())) as client:
         assert (
             client.post(
-                "/v1/audio/speech",
+                "/v1/videos",
                 json={},
                 headers={
                     "origin": "http://testserver",

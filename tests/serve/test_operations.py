@@ -208,7 +208,6 @@ def test_prompts_are_logged_with_log_prompts(
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/audio/speech",
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
         "/v1/videos",

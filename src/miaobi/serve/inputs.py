@@ -9,7 +9,7 @@ from pathlib import Path
 from miaobi.core import gguf
 from miaobi.core.engine import Weights
 from miaobi.core.errors import MiaobiError
-from miaobi.core.requests import EmbeddingRequest, ImageRequest
+from miaobi.core.requests import TextRequest, request_for, requests
 from miaobi.models.tuned import FAMILY, open_tuned
 from miaobi.models.weights import find, read_json
 
@@ -26,7 +26,8 @@ PICTURE_TASKS = frozenset(
 
 def writes(weights: Weights) -> bool:
     """Return whether it answers with text or labels."""
-    return weights.modality not in (ImageRequest.makes, EmbeddingRequest.makes)
+    kind = requests.get(request_for(weights.modality))
+    return kind.makes == TextRequest.makes
 
 
 def chats(weights: Weights) -> bool:

@@ -34,6 +34,8 @@ class Limits:
     texts: int = 2048
     """Of one call to embeddings or moderations."""
     tools: int = 128
+    speech_characters: int = 100_000
+    """Of a text that is read aloud: about two hours of speech."""
 
 
 @dataclass(frozen=True)

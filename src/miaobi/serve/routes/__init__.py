@@ -31,6 +31,7 @@ routes: Registry[RouteModule] = Registry(
         "embeddings": "miaobi.serve.routes.embeddings",
         "rerank": "miaobi.serve.routes.rerank",
         "operations": "miaobi.serve.routes.operations",
+        "speech": "miaobi.serve.routes.speech",
         "absent": "miaobi.serve.routes.absent",
         "docs": "miaobi.serve.routes.docs",
         "store": "miaobi.serve.routes.store",

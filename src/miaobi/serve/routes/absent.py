@@ -13,16 +13,17 @@ from miaobi.serve.errors import ApiError
 
 router = APIRouter(tags=["not yet"])
 
-SOUND = ("/v1/audio/speech", "/v1/audio/transcriptions", "/v1/audio/translations")
+SOUND = ("/v1/audio/transcriptions", "/v1/audio/translations")
 VIDEO = ("/v1/videos", "/v1/videos/{video_id}", "/v1/videos/{video_id}/content")
 
 
 def _no_media() -> None:
     raise _absent(
         say(
-            "This server has no models for sound or video yet. Text: "
-            "/v1/chat/completions; pictures: /v1/images/generations.",
-            "此服务器尚无音频或视频模型。文本请用 /v1/chat/completions，图片请用 /v1/images/generations。",
+            "This server neither listens nor makes video yet. Text: /v1/chat/completions; "
+            "pictures: /v1/images/generations; speech: /v1/audio/speech.",
+            "此服务器尚不支持语音识别与视频。文本请用 /v1/chat/completions，图片请用 /v1/images/generations，"
+            "语音请用 /v1/audio/speech。",
         )
     )
 

@@ -1,0 +1,1 @@
+"""Sound over HTTP: fields, and answers that are sent while they are made."""
