@@ -47,6 +47,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"loss": "non_saturating", "conditional": True, "gamma": 0.0},
     ],
     "pix2pix": [{}, {"loss": "non_saturating"}],
+    "flow": [
+        {},
+        {"prediction": "velocity", "conditional": True},
+        {"prediction": "epsilon", "schedule": "cosine"},
+    ],
 }
 EVERY = [(name, variant) for name in PICTURES for variant in VARIANTS.get(name, [{}])]
 

@@ -21,5 +21,6 @@ families: Registry[Family] = Registry(
         "vq": "miaobi.families.vq",
         "gan": "miaobi.families.gan",
         "pix2pix": "miaobi.families.pix2pix",
+        "flow": "miaobi.families.flow",
     },
 )

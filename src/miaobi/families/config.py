@@ -289,6 +289,49 @@ class Pix2PixConfig:
     """At the smallest size."""
 
 
+@dataclass(frozen=True)
+class FlowConfig:
+    conditional: bool = False
+    """Condition on the class."""
+    width: Annotated[int, Field(ge=8, le=1_000_000, multiple_of=8)] = 48
+    """Channels at the largest size; doubled at every halving, up to four times."""
+    patch: Annotated[int, Field(ge=1)] = 2
+    """Pixels of a side that are read and written as one position: 1 is finest, 2 four
+    times quicker.
+    """
+    prediction: Literal["x", "velocity", "epsilon"] = "x"
+    """What the network says: the picture, for patches of 4 and more; the velocity, for
+    small ones; or the noise, as DDPM does.
+    """
+    schedule: Literal["rectified", "cosine"] = "rectified"
+    """rectified: straight paths from data to noise. cosine: DDPM's."""
+    time_mean: float = 0.0
+    """Mean of the times' logits in training: below 0 more of them are near the data."""
+    class_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of pictures whose class is not told, for guidance."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In each block; for small data."""
+    sampler: Literal["heun", "euler", "dpm++ 2m", "ddim", "ddpm"] = "heun"
+    """How noise is taken away, unless a request says."""
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Steps of it, unless a request says."""
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """How closely classes are followed, unless a request says; 1 as in training."""
+
+    def __post_init__(self) -> None:
+        if self.prediction == "epsilon" and self.schedule == "rectified":
+            raise BadInput(
+                say(
+                    "model.prediction epsilon says nothing of the picture in pure noise, where rectified begins.",
+                    "rectified 调度从纯噪声开始，此时 model.prediction epsilon 无法给出图片。",
+                ),
+                say(
+                    "Take model.schedule cosine, or prediction x or velocity.",
+                    "请使用 model.schedule cosine，或把 prediction 设为 x 或 velocity。",
+                ),
+            )
+
+
 CONFIGS = (
     GPTConfig,
     LSTMConfig,
@@ -299,5 +342,6 @@ CONFIGS = (
     VQConfig,
     GANConfig,
     Pix2PixConfig,
+    FlowConfig,
 )
 """Those of all built-in families."""

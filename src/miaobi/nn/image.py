@@ -8,7 +8,7 @@ Pixels are float32 in [-1, 1], [B, C, H, W]. Labels are int64 [B], numbers of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -40,6 +40,8 @@ class Conditions:
     """How closely to follow the conditions."""
     steps: int | None = None
     """Steps of denoising."""
+    sampler: str | None = None
+    """How noise is taken away (nn/diffusion.py)."""
     truncation: float = 1.0
     """ψ in (0, 1], towards the average."""
 
@@ -52,6 +54,7 @@ CONDITIONS = {
     "prompt": "prompt",
     "guidance_scale": "guidance_scale",
     "num_inference_steps": "steps",
+    "scheduler": "sampler",
     "truncation": "truncation",
 }
 """Fields of an ImageRequest, and the conditions that they set."""
@@ -97,6 +100,46 @@ class HasLatents(Protocol):
 
 
 @runtime_checkable
+class Denoises(Protocol):
+    """A model that takes noise away step by step, from noise alone or from a picture.
+
+    `draw` is asked for the noise that a sampler adds on the way.
+    """
+
+    def denoise(
+        self,
+        noise: Tensor,
+        conditions: Conditions,
+        draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    ) -> Tensor:
+        """Return pictures of noise [B, C, H, W] under those conditions it supports."""
+        ...
+
+    def repaint(
+        self,
+        noise: Tensor,
+        source: Tensor,
+        conditions: Conditions,
+        strength: float,
+        mask: Tensor | None,
+        draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    ) -> Tensor:
+        """Return pictures that begin with `source` under noise.
+
+        Args:
+            noise: [B, C, H, W].
+            source: [B, C, H, W] in [-1, 1].
+            conditions: those that it supports.
+            strength: share of the way to noise that the source is taken: 0 returns it,
+                1 does not look at it.
+            mask: [1 or B, 1, H, W]: what is above 0 is painted anew, all else stays to
+                the bit; None for the whole picture.
+            draw: of further noise.
+        """
+        ...
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """A model that finds the latent points of pictures."""
 
@@ -126,8 +169,11 @@ class HasBound(Protocol):
 def offered(net: Paints) -> frozenset[str]:
     """Return the fields of an ImageRequest that a model supports beyond size and seed.
 
-    One that encodes as well as decodes makes variations of an image.
+    One that encodes as well as decodes makes variations of an image; one that takes
+    noise away, repaints it.
     """
+    if isinstance(net, Denoises):
+        return net.controls | {"image", "strength", "mask"}
     if varies(net):
         return net.controls | {"image", "strength"}
     return net.controls
@@ -158,7 +204,9 @@ def labels_for(
     if label is not None or "label" not in net.controls:
         return label
     classes = len(net.spec.classes)
-    return torch.randint(classes, (count,), generator=generator, device=device)
+    where = generator.device if generator else device
+    drawn = torch.randint(classes, (count,), generator=generator, device=where)
+    return drawn.to(device)
 
 
 def captions_of(batch: Batch) -> list[str]:

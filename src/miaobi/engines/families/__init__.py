@@ -23,10 +23,12 @@ BY_MODEL = frozenset(
         "label",
         "image",
         "strength",
+        "mask",
         "truncation",
         "prompt",
         "guidance_scale",
         "num_inference_steps",
+        "scheduler",
     }
 )
 ABILITIES = Abilities(

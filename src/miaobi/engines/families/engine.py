@@ -7,14 +7,15 @@ model's channels: [H, W, 1] for grey, [H, W, 3] for colour.
 
 A model that encodes as well as decodes makes variations of an image: z' = sqrt(1 - s²) z
 + s ε, where z is that image's latent point, ε a point of the prior and s the strength;
-z' has the variance of the prior wherever z has.
+z' has the variance of the prior wherever z has. A model that takes noise away repaints
+an image, or the part of it that a mask names.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from miaobi.engines.worker import Send, Worker
 from miaobi.families import families
 from miaobi.nn.image import (
     Conditions,
+    Denoises,
     Encodes,
     HasLatents,
     Paints,
@@ -58,6 +60,16 @@ DRAWN_ALONE = {"truncation", "prompt", "guidance_scale", "num_inference_steps"}
 STRENGTH = 0.3
 """How unlike the source a variation is, unless the request says."""
 
+REPAINTED = 0.6
+"""How far to noise an image is taken that is painted over, unless the request says."""
+
+
+Make = Callable[
+    [ImageRequest, Sequence[int], "int | None", "Source | None"],
+    tuple[Tensor, "Tensor | None"],
+]
+"""Makes the images of a request for some seeds, with their classes."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -67,6 +79,8 @@ class Source:
     """[1, C, H, W] in [-1, 1]."""
     area: tuple[slice, slice]
     """The part of the canvas (rows, columns) that it fills."""
+    mask: Tensor | None = None
+    """[1, 1, H, W]: 1 where it is painted anew."""
 
 
 class PicturesEngine:
@@ -183,7 +197,31 @@ class PicturesEngine:
         if self.fit == "pad":
             left, top, width, height = padded(image, height, width)
         planes = self.planes(image, self.spec.source_channels or self.spec.channels)
-        return Source(planes, (slice(top, top + height), slice(left, left + width)))
+        area = (slice(top, top + height), slice(left, left + width))
+        return Source(planes, area, self.mask(request, image))
+
+    def mask(self, request: ImageRequest, image: Pillow.Image) -> Tensor | None:
+        """Return the request's mask at the model's size: 1 where any of it is white.
+
+        It is fitted as its image is. Raises BadInput for one of another size.
+        """
+        if request.mask is None:
+            return None
+        mask = Pillow.fromarray(read_picture(request.mask))
+        if mask.size != image.size:
+            raise BadInput(
+                say(
+                    f"The mask has {mask.width} × {mask.height} pixels and the image {image.width} × {image.height}.",
+                    f"蒙版为 {mask.width} × {mask.height} 像素，图片为 {image.width} × {image.height} 像素。",
+                ),
+                say(
+                    "Give a mask of the image's size: white is painted anew.",
+                    "请提供与图片同样大小的蒙版：白色部分会重画。",
+                ),
+                field="mask",
+            )
+        planes = self.planes(mask, 1)
+        return (planes > -1).float()
 
     def planes(self, picture: Pillow.Image, channels: int) -> Tensor:
         """Return an image as the model sees it, [1, channels, H, W] in [-1, 1].
@@ -219,21 +257,61 @@ class PicturesEngine:
         source: Source | None,
         send: Send,
     ) -> None:
-        plain = not DRAWN_ALONE & request.changed().keys()
-        decodes = isinstance(self.net, HasLatents) and plain
-        batched = decodes and (source is None or self.varies)
-        batch_size = BATCH if batched else 1
-        for first in range(0, request.n, batch_size):
-            indices = range(first, min(first + batch_size, request.n))
+        make, together = self._way(request, source)
+        for first in range(0, request.n, together):
+            indices = range(first, min(first + together, request.n))
             seeds = [(request.seed or 0) + index for index in indices]
-            if batched:
-                images, labels = self._decode(request, seeds, number, source)
-            else:
-                images, labels = self._paint_one(request, seeds[0], number, source)
+            images, labels = make(request, seeds, number, source)
             for row, index in enumerate(indices):
                 label = None if labels is None else int(labels[row])
                 artifact = self._artifact(images[row], label, source)
                 send(Chunk(index, artifact=artifact, finish="stop"))
+
+    def _way(self, request: ImageRequest, source: Source | None) -> tuple[Make, int]:
+        """Return what makes images, and how many at once."""
+        if isinstance(self.net, Denoises):
+            return self._denoise, BATCH
+        plain = not DRAWN_ALONE & request.changed().keys()
+        decodes = isinstance(self.net, HasLatents) and plain
+        if decodes and (source is None or self.varies):
+            return self._decode, BATCH
+        return self._paint_one, 1
+
+    def _denoise(
+        self,
+        request: ImageRequest,
+        seeds: Sequence[int],
+        number: int | None,
+        source: Source | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Images [B, C, H, W] from noise, each from a generator of its own."""
+        net = cast(Denoises, self.net)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        labels = self._labels(number, generators)
+
+        def draw(like: Tensor) -> Tensor:
+            rows = [
+                torch.randn(like.shape[1:], generator=generator)
+                for generator in generators
+            ]
+            return torch.stack(rows).to(self.device)
+
+        spec = self.spec
+        noise = draw(torch.empty(1, spec.channels, spec.height, spec.width))
+        conditions = Conditions(
+            label=labels,
+            guidance_scale=request.guidance_scale,
+            steps=request.num_inference_steps,
+            sampler=request.scheduler,
+        )
+        if source is None:
+            return net.denoise(noise, conditions, draw), labels
+        strength = request.strength
+        if strength is None:
+            strength = REPAINTED if source.mask is None else 1.0
+        pixels = source.pixels.expand(len(seeds), -1, -1, -1)
+        painted = net.repaint(noise, pixels, conditions, strength, source.mask, draw)
+        return painted, labels
 
     def _decode(
         self,
@@ -252,11 +330,12 @@ class PicturesEngine:
     def _paint_one(
         self,
         request: ImageRequest,
-        seed: int,
+        seeds: Sequence[int],
         number: int | None,
         source: Source | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """An image [1, C, H, W], and its class."""
+        """The image [1, C, H, W] of the only seed, and its class."""
+        (seed,) = seeds
         generator = self._generator(seed)
         labels = self._labels(number, [generator])
         conditions = Conditions(
