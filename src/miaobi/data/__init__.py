@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 datasets: Registry[DatasetModule] = Registry(
     "datasets",
     {
+        "recordings": "miaobi.data.audio.recordings",
         "pictures": "miaobi.data.image.prepared",
         "pairs": "miaobi.data.text.pairs",
         "tokens": "miaobi.data.text.tokens",

@@ -166,11 +166,11 @@ def inspect(
     separator: str | None = None,
     encoding: str | None = None,
 ) -> Survey:
-    """Read text or pictures as training would, and report their content and problems.
+    """Read text, pictures or recordings as training would, and report their content and problems.
 
     Args:
         path: plain text, JSONL, JSON, CSV or Parquet, each also gzip; pictures as files, Parquet, Arrow or IDX;
-            or a folder of these
+            sound files and tables of them; or a folder of these
         strict: stop with an error at the first problem
         text_column: the column or key that holds the text, or the caption
         separator: what separates the documents of a plain text file, such as \\n\\n

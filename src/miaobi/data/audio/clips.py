@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from miaobi.core.errors import nearest
+from miaobi.core.errors import Damaged, nearest
 from miaobi.core.language import say
 from miaobi.data.audio.media import HEADERLESS
-from miaobi.data.encoding import Problem, Report
+from miaobi.data.encoding import Problem, Report, open_bytes
 from miaobi.data.image.listing import is_hidden, listing
 
 ENDINGS = frozenset(
@@ -37,6 +37,9 @@ ENDINGS = frozenset(
         *HEADERLESS,
     }
 )
+
+LONGEST_LINE = 1 << 16
+"""Bytes of a line that is looked at to tell what a file is."""
 
 
 class Segment(NamedTuple):
@@ -89,6 +92,38 @@ def is_sound(file: PurePosixPath | Path) -> bool:
 def sounds_in(folder: Path) -> list[Path]:
     """Return every sound file of a folder and its folders, sorted."""
     return [file for file in listing(folder).files if is_sound(file)]
+
+
+def first_lines(table: Path, count: int) -> list[str]:
+    """Return the first lines of a file that are not blank, to tell what it is; in another
+    encoding than UTF-8 only its ASCII is right. Empty for a damaged file.
+    """
+    lines = list[str]()
+    try:
+        with open_bytes(table) as file:
+            while len(lines) < count and (raw := file.readline(LONGEST_LINE)):
+                line = raw.decode("utf-8-sig", "replace").strip()
+                lines += [line] if line else []
+    except Damaged:
+        return []
+    return lines
+
+
+def is_near(folder: Path, name: str) -> bool:
+    """Return whether a table in `folder` may name a recording so: it is called as a sound
+    is, or a file of this name and a sound's ending lies in the folder or one below it.
+    """
+    written = name.strip().replace("\\", "/")
+    if not written or len(written) > 255 or "\0" in written:
+        return False
+    if is_sound(PurePosixPath(written)):
+        return True
+    folders = [folder, *(item for item in folder.iterdir() if item.is_dir())]
+    return any(
+        (base / f"{written}{ending}").is_file()
+        for base in folders
+        for ending in ENDINGS
+    )
 
 
 class Recordings:

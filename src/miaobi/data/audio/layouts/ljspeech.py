@@ -18,7 +18,14 @@ from pathlib import Path
 from statistics import mean
 
 from miaobi.core.language import say
-from miaobi.data.audio.clips import Clip, Clips, Recordings, uneven
+from miaobi.data.audio.clips import (
+    Clip,
+    Clips,
+    Recordings,
+    first_lines,
+    is_near,
+    uneven,
+)
 from miaobi.data.encoding import Problem, Report, numbered_lines
 
 TABLES = ("metadata.csv", "metadata.txt", "metadata_train.csv", "metadata_val.csv")
@@ -46,16 +53,19 @@ Row = tuple[int, list[str]]
 
 
 def holds(path: Path) -> bool:
-    """Return whether a table of this kind is there, or is this file."""
-    for table in _tables(path):
-        for _, line in numbered_lines(table):
-            if not line.strip():
-                continue
-            row = _columns(line)
-            if _header(row):
-                return True
-            return len(row) > 1 and bool(Recordings(table.parent).find(row[0]))
-    return False
+    """Return whether a table of this kind is there, or is this file: its first line names
+    a recording that lies near it.
+    """
+    return any(map(_names_a_recording, _tables(path)))
+
+
+def _names_a_recording(table: Path) -> bool:
+    rows = list(map(_columns, first_lines(table, 2)))
+    if rows and _header(rows[0]):
+        del rows[0]
+    if not rows or len(rows[0]) < 2:
+        return False
+    return is_near(table.parent, rows[0][0])
 
 
 def read(path: Path, report: Report) -> Iterator[Clip]:

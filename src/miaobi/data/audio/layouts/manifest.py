@@ -9,12 +9,20 @@ audiocraft's description of a recording may stand in a JSON file of the same nam
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from miaobi.core.language import say
-from miaobi.data.audio.clips import Clip, Clips, Recordings, attributes, is_sound
+from miaobi.data.audio.clips import (
+    Clip,
+    Clips,
+    Recordings,
+    attributes,
+    first_lines,
+    is_sound,
+)
 from miaobi.data.encoding import Problem, Report
 from miaobi.data.text.files import json_lines
 
@@ -103,16 +111,13 @@ def _tables(path: Path) -> list[Path]:
 
 
 def _names_a_sound(table: Path) -> bool:
-    for _, record in json_lines(table, _ignore):
-        if not isinstance(record, dict):
-            return False
-        name = _first(record, PATHS)
-        return bool(name) and "file_name" not in record and is_sound(Path(name))
-    return False
-
-
-def _ignore(_: Problem) -> None:
-    """For a file of which it is not clear yet whether it is meant."""
+    try:
+        record = json.loads("".join(first_lines(table, 1)))
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(record, dict) or "file_name" in record:
+        return False
+    return is_sound(Path(_first(record, PATHS)))
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
