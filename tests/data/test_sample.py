@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from miaobi.core.config import read_yaml
+from miaobi.data.audio.sample import sounds
 from miaobi.data.text.sample import files
 from miaobi.verbs import data
 from miaobi.verbs.finetune.settings import settle
@@ -58,7 +59,7 @@ def test_without_pillow_the_texts_are_written(
 ) -> None:
     monkeypatch.setattr(data, "find_spec", lambda name: None)
     written = data.sample(tmp_path)
-    assert set(written.files) == set(files())
+    assert set(written.files) == {*files(), *dict(sounds())}
     assert "miaobi[images]" in str(written)
 
 

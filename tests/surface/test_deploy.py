@@ -116,3 +116,10 @@ def test_no_secret_is_in_what_is_deployed() -> None:
             r"mb-[A-Za-z0-9_-]{20,}|(?:API_KEY|PASSWORD)=\S",
             path.read_text(encoding="utf-8"),
         )
+
+
+def test_the_image_leaves_out_what_is_gpl() -> None:
+    """PyAV's wheel (x264, x265) and espeak-ng come with extras that are not installed."""
+    extras = re.search(r"'\.\[([a-z,]+)\]'", IMAGE.read_text(encoding="utf-8"))
+    assert extras is not None
+    assert not {"audio", "espeak", "all"} & set(extras[1].split(","))

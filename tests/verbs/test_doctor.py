@@ -97,3 +97,16 @@ def test_all_other_processes_are_seen() -> None:
         assert other.pid in {pid for pid, _ in doctor._processor_seconds()}
         assert os.getpid() not in {pid for pid, _ in doctor._processor_seconds()}
         other.communicate(b"\n")
+
+
+def test_what_is_gpl_inside_packages_is_said() -> None:
+    findings = doctor._copyleft()
+    assert len(findings) == 1
+    assert "av (x264, x265)" in findings[0].what
+    assert "passed on under the GPL" in findings[0].what
+
+
+def test_without_such_packages_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = {"pyyaml": {"libx264": "x264"}, "no-such-package": {"a": "a"}}
+    monkeypatch.setattr(doctor, "GPL_LIBRARIES", packages)
+    assert doctor._copyleft() == []

@@ -14,6 +14,7 @@ from miaobi.core.errors import BadInput, NotFound, nearest
 from miaobi.core.files import write_beside
 from miaobi.core.language import in_each, say, spoken
 from miaobi.data import datasets, packs
+from miaobi.data.audio.sample import sounds
 from miaobi.data.encoding import encoding_option
 from miaobi.data.survey import Survey
 from miaobi.data.text.sample import files as text_files
@@ -122,7 +123,7 @@ def fetch(name: str) -> Fetched:
 
 def sample(folder: str | Path = Path("samples")) -> Samples:
     """Write sample files to try the commands with: a text, chats, preferences, requests,
-    photos in two classes, a drawing. All are computed; files that are there are left.
+    recordings, photos in two classes, a drawing. All are computed; files that are there are left.
 
     Args:
         folder: where to write them
@@ -134,6 +135,12 @@ def sample(folder: str | Path = Path("samples")) -> Samples:
         if not path.exists():
             with write_beside(path) as draft:
                 draft.write_text(content, encoding="utf-8")
+            written.append(name)
+    for name, sound in sounds():
+        path = folder / name
+        if not path.exists():
+            with write_beside(path) as draft:
+                draft.write_bytes(sound)
             written.append(name)
     with_pictures = find_spec("PIL") is not None
     if with_pictures:

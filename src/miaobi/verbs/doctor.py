@@ -11,9 +11,9 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Literal
 
@@ -80,6 +80,7 @@ def doctor() -> Report:
         (
             _python(),
             *_parts(),
+            *_copyleft(),
             *_engines(),
             _npm(),
             _apt(),
@@ -128,6 +129,11 @@ def _parts() -> list[Finding]:
         ),
         ("pyarrow", "train", say("Parquet files", "Parquet 文件")),
         ("gguf", "train", say("export to GGUF", "导出 GGUF")),
+        (
+            "av",
+            "audio",
+            say("sound files, read and written", "读写音频文件"),
+        ),
         ("wandb", "wandb", say("Weights & Biases tracking", "Weights & Biases 记录")),
     ]
     return [_part(*part) for part in parts]
@@ -145,6 +151,57 @@ def _part(package: str, extra: str, purpose: str) -> Finding:
         ),
         f"{Path(sys.executable).name} -m pip install 'miaobi[{extra}]'",
     )
+
+
+GPL_LIBRARIES = {
+    "av": {"libx264": "x264", "libx265": "x265"},
+    "espeakng-loader": {"libespeak-ng": "espeak-ng"},
+    "piper-tts": {"espeakbridge": "espeak-ng"},
+}
+"""Files of a package that are under the GPL, by how their names begin."""
+
+
+def _copyleft() -> list[Finding]:
+    """Return what is under the GPL inside packages that are themselves not, or that stay
+    in a process of their own.
+    """
+    found = {
+        package: libraries
+        for package, names in GPL_LIBRARIES.items()
+        if (libraries := _libraries(package, names))
+    }
+    if not found:
+        return []
+    listed = "; ".join(
+        f"{package} ({', '.join(libraries)})" for package, libraries in found.items()
+    )
+    return [
+        Finding(
+            say("GPL parts", "GPL 部分"),
+            "ok",
+            say(
+                f"{listed}. Using them here is free; an image or installer that is passed on with them "
+                "is passed on under the GPL, with their notices (docs/guides/serve.md)",
+                f"{listed}。本机使用不受限制；若分发含有它们的镜像或安装包，须按 GPL 分发并附其声明"
+                "（docs/guides/serve.md）",
+            ),
+        )
+    ]
+
+
+def _libraries(package: str, names: Mapping[str, str]) -> list[str]:
+    """Those of these libraries that an installed package brings."""
+    try:
+        files = distribution(package).files or ()
+    except PackageNotFoundError:
+        return []
+    present = {
+        library
+        for file in files
+        for name, library in names.items()
+        if file.name.startswith(name)
+    }
+    return sorted(present)
 
 
 def _engines() -> list[Finding]:

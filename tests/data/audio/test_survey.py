@@ -204,3 +204,11 @@ def test_a_real_pack(pack: Callable[[str], Path]) -> None:
     survey = recordings.inspect(pack("pocketsphinx-testdata"))
     assert (survey.clips, survey.rates) == (10, {"16000": 10})
     assert survey.seconds == pytest.approx(34, abs=1)
+
+
+def test_the_samples_are_read_and_the_silent_one_is_left_out(tmp_path: Path) -> None:
+    data.sample(tmp_path)
+    survey = recordings.inspect(tmp_path / "recordings")
+    assert survey.layout == "ljspeech"
+    assert (survey.clips, survey.texts, survey.problems) == (5, 5, 0)
+    assert [fault.clip for fault in survey.left_out] == ["rest"]
