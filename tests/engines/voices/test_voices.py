@@ -1,7 +1,8 @@
 """Kokoro and Piper, really spoken: what is the same, how long it is, what is refused."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -11,8 +12,10 @@ from miaobi.core.artifacts import Audio
 from miaobi.core.engine import Chunk
 from miaobi.core.errors import BadInput, MissingPart, Unsupported
 from miaobi.engines.model import Model
-from miaobi.engines.voices import espeak
+from miaobi.engines.voices import STYLES, espeak
 from miaobi.engines.voices.engine import Voices
+from miaobi.engines.voices.kokoro import Kokoro
+from miaobi.engines.voices.sessions import Sessions, Stop
 from miaobi.engines.voices.sound import stretched, trimmed
 
 FOX = "The quick brown fox jumps over the lazy dog."
@@ -35,6 +38,18 @@ def test_the_same_text_sounds_the_same(kokoro: Model) -> None:
     assert first.samples.dtype == np.float32
     assert first.rate == 24_000
     assert 0.05 < np.abs(first.samples).max() <= 1
+
+
+def test_products_for_convolutions_change_no_sample(
+    kokoro: Model, pack: Callable[[str], Path]
+) -> None:
+    folder = pack("kokoro")
+    sessions = Sessions(folder / "kokoro.onnx", 1, None)
+    original = Kokoro(folder, folder / STYLES, sessions)
+    quick = cast(Voices, kokoro.engine).model
+    arguments = ("həlˈO ðˈɛɹ.", "af_heart", 1.0, Stop())
+    assert np.array_equal(original.read(*arguments), quick.read(*arguments))
+    original.close()
 
 
 def test_a_mixture_of_one_voice_is_that_voice(kokoro: Model) -> None:

@@ -24,7 +24,7 @@ STYLES = "kokoro-js/package/voices"
 
 
 def installed() -> str | None:
-    if all(map(find_spec, ("onnxruntime", "pypinyin", "rjieba"))):
+    if all(map(find_spec, ("onnx", "onnxruntime", "pypinyin", "rjieba"))):
         return None
     return 'pip install "miaobi[audio]"'
 
@@ -46,6 +46,7 @@ def open_engine(
     """Open a model of voices. `threads`: of the processor; its physical cores unless
     given.
     """
+    from miaobi.engines.voices.convolutions import rewritten
     from miaobi.engines.voices.engine import Voices
     from miaobi.engines.voices.kokoro import Kokoro
     from miaobi.engines.voices.piper import Piper
@@ -55,6 +56,6 @@ def open_engine(
     if weights.format == "piper":
         sessions = Sessions(path, streams, threads)
         return Voices(Piper(path, weights.name, sessions), weights.name, ABILITIES)
-    sessions = Sessions(path / "kokoro.onnx", streams, threads)
+    sessions = Sessions(rewritten(path / "kokoro.onnx"), streams, threads)
     voice = Kokoro(path, path / STYLES, sessions)
     return Voices(voice, weights.name, ABILITIES)
