@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.evaluate import image_models
+from tests.evaluate.audio import sounds
 from tests.evaluate.text_models import Lengths, unigram
 
 from miaobi.core.config import plain
@@ -27,6 +28,7 @@ from miaobi.evaluate.subject import (
     REFERENCE,
     SAMPLES,
     TRAINING,
+    VOICE,
 )
 from miaobi.evaluate.text.subject import TextSubject
 
@@ -46,6 +48,7 @@ ONLY_SAMPLES: dict[str, dict[str, Any]] = {
     "image": {"net": None, "held_out": None, "training": None},
     "fills": {},
     "pairs": {},
+    "audio": {"recorded": None, "voice": None},
 }
 """Changes that leave a subject nothing but its samples."""
 
@@ -92,6 +95,7 @@ SUBJECTS: dict[str, Callable[[Path], Any]] = {
     "image": lambda folder: image_models.subject(),
     "fills": fill_subject,
     "pairs": pair_subject,
+    "audio": lambda folder: sounds.subject(),
 }
 """A subject that lacks nothing, by modality."""
 
@@ -135,6 +139,7 @@ def test_it_names_its_needs_and_is_skipped_without(name: str, subject: Any) -> N
         BOUND,
         RECONSTRUCTION,
         CLASSES,
+        VOICE,
     }
     assert not subject.lacks(metric.NEEDS)
     bare = replace(subject, **ONLY_SAMPLES[metric.MODALITY])

@@ -27,5 +27,10 @@ metrics: Registry[Metric] = Registry(
         "picture_memorisation": "miaobi.evaluate.image.memorisation",
         "picture_likelihood": "miaobi.evaluate.image.likelihood",
         "reconstruction": "miaobi.evaluate.image.reconstruction",
+        "mel_cepstral_distortion": "miaobi.evaluate.audio.cepstrum",
+        "pitch": "miaobi.evaluate.audio.pitch",
+        "speaker_similarity": "miaobi.evaluate.audio.similarity",
+        "stoi": "miaobi.evaluate.audio.intelligibility",
+        "si_sdr": "miaobi.evaluate.audio.distortion",
     },
 )

@@ -2,7 +2,7 @@
 
 A metric is a module in the metrics registry with MODALITY, NEEDS (names below) and
 `measure(subject) -> list[Score]`. It is skipped, and the report says why, where the
-subject lacks what it needs. `text.subject` and `image.subject` have the subjects.
+subject lacks what it needs. `text.subject`, `image.subject` and `audio.subject` have the subjects.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ CLASSES = "classes"
 """Classes that samples are asked for, and training images of each."""
 RECONSTRUCTION = "rebuilding"
 """Encoding and decoding, or translating, given images."""
+VOICE = "voice"
+"""Further recordings of a speaker."""
 
 FILLS = "fills"
 """Writing what is missing between two parts of a source file."""

@@ -66,18 +66,18 @@ def faults(measured: Sequence[Measured]) -> list[Fault]:
     usual_loudness = median([_loudness(item) for item in measured] or [0.0])
     usual_pace = _usual_pace(measured)
     firsts = dict[str, Clip]()
-    found = list[Fault]()
+    all_faults = list[Fault]()
     for item in measured:
         name = item.clip.name
         first = firsts.setdefault(item.measures.content, item.clip)
         kinds = [*_left_out(item, first)]
         if usual_pace and not kinds:
             kinds += _unusual_pace(item, usual_pace)
-        found += [Fault(kind, name, reason, True) for kind, reason in kinds]
+        all_faults += [Fault(kind, name, reason, True) for kind, reason in kinds]
         if not kinds:
             remarks = _remarkable(item, usual_loudness)
-            found += [Fault(kind, name, reason, False) for kind, reason in remarks]
-    return found
+            all_faults += [Fault(kind, name, reason, False) for kind, reason in remarks]
+    return all_faults
 
 
 def _left_out(item: Measured, first: Clip) -> Iterator[tuple[str, str]]:

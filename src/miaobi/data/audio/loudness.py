@@ -29,28 +29,36 @@ def shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (b, a) of the first stage, which raises what is above 1.7 kHz by 4 dB."""
     hertz, decibels, q = SHELF
     k = np.tan(np.pi * hertz / rate)
+    square = k * k
     high = 10 ** (decibels / 20)
-    band = high**0.4996667741545416
-    a0 = 1 + k / q + k * k
-    b = np.array(
-        [
-            high + band * k / q + k * k,
-            2 * (k * k - high),
-            high - band * k / q + k * k,
-        ]
-    )
-    a = np.array([a0, 2 * (k * k - 1), 1 - k / q + k * k])
-    return b / a0, a / a0
+    middle = high**0.4996667741545416 * k / q
+    b = [
+        high + middle + square,
+        2 * (square - high),
+        high - middle + square,
+    ]
+    a = _denominator(k, q)
+    return np.array(b) / a[0], a / a[0]
 
 
 def high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (b, a) of the second stage, which takes away what is below 38 Hz."""
     hertz, q = HIGH_PASS
     k = np.tan(np.pi * hertz / rate)
-    a0 = 1 + k / q + k * k
-    b = np.array([1.0, -2.0, 1.0])
-    a = np.array([1.0, 2 * (k * k - 1) / a0, (1 - k / q + k * k) / a0])
-    return b, a
+    a = _denominator(k, q)
+    return np.array([1.0, -2.0, 1.0]), a / a[0]
+
+
+def _denominator(k: float, q: float) -> np.ndarray:
+    """The poles of both, by the bilinear transform with k = tan(πf/rate)."""
+    square = k * k
+    return np.array(
+        [
+            1 + k / q + square,
+            2 * (square - 1),
+            1 - k / q + square,
+        ]
+    )
 
 
 def k_weighted(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -59,8 +67,10 @@ def k_weighted(samples: np.ndarray, rate: int) -> np.ndarray:
     delay = np.exp(-2j * np.pi * np.fft.rfftfreq(size))
     response = np.ones_like(delay)
     for b, a in (shelf(rate), high_pass(rate)):
-        response *= np.polyval(b[::-1], delay) / np.polyval(a[::-1], delay)
-    filtered = np.fft.irfft(np.fft.rfft(samples, size) * response, size)
+        response *= np.polyval(b[::-1], delay)
+        response /= np.polyval(a[::-1], delay)
+    spectrum = np.fft.rfft(samples, size)
+    filtered = np.fft.irfft(spectrum * response, size)
     return filtered[: len(samples)]
 
 
@@ -78,7 +88,8 @@ def integrated(powers: np.ndarray) -> float | None:
     if not len(audible):
         return None
     gate = _lufs(audible.mean()) + RELATIVE_GATE
-    return float(_lufs(audible[_lufs(audible) > gate].mean()))
+    loud = audible[_lufs(audible) > gate]
+    return float(_lufs(loud.mean()))
 
 
 def loudness(samples: np.ndarray, rate: int) -> float | None:

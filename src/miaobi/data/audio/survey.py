@@ -266,8 +266,8 @@ def _snr(used: Sequence[Measured]) -> float | None:
     return median(estimates) if estimates else None
 
 
-def _fault_lines(found: Sequence[Fault]) -> list[str]:
-    texts = [f"{fault.clip}: {fault.reason}" for fault in found]
+def _fault_lines(listed: Sequence[Fault]) -> list[str]:
+    texts = [f"{fault.clip}: {fault.reason}" for fault in listed]
     return problem_lines(len(texts), texts[:LISTED_PROBLEMS])
 
 

@@ -1,0 +1,1 @@
+"""Metrics of sound: what a model made, beside recordings."""
