@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 
 from miaobi.core.bundle import Manifest, write
-from miaobi.core.errors import NotFound
+from miaobi.core.errors import BadInput, NotFound
 from miaobi.engines import families as pictures
 from miaobi.engines import native
 from miaobi.models import weights
@@ -134,3 +134,13 @@ def test_bundles_say_what_they_make(tmp_path: Path) -> None:
         assert opened.modality == modality
         assert native.reads(opened) == (modality == "text")
         assert pictures.reads(opened) == (modality == "image")
+
+
+def test_a_voice_of_piper_is_two_files(tmp_path: Path) -> None:
+    file = tmp_path / "amy.onnx"
+    file.write_bytes(b"onnx")
+    with pytest.raises(BadInput, match=r"amy\.onnx\.json is not beside it"):
+        weights.find(str(file))
+    (tmp_path / "amy.onnx.json").write_text("{}", encoding="utf-8")
+    voice = weights.find(str(file))
+    assert (voice.format, voice.modality, voice.name) == ("piper", "audio", "amy")

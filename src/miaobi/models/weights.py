@@ -17,7 +17,7 @@ from miaobi.core.language import say
 from miaobi.core.recipes import all_packaged
 from miaobi.core.storage import Location
 from miaobi.models import single_file
-from miaobi.models.formats import format_of
+from miaobi.models.formats import format_of, format_of_file
 from miaobi.models.resolvers import (
     Resolver,
     listed_names,
@@ -144,12 +144,17 @@ def of_bundle(path: Location, name: str, version: str = "") -> Weights:
 
 
 def _of_file(path: Path, name: str) -> Weights:
-    """Return the weights of a GGUF file. Raises Damaged or BadInput for another file."""
+    """Return the weights of a GGUF file, or of a format by its ending. Raises Damaged or
+    BadInput for another file.
+    """
     if path.stat().st_size == 0:
         raise Damaged(
             say(f"{path} is empty.", f"{path} 是空文件。"),
             say("Copy or download it again.", "请重新复制或下载。"),
         )
+    weights_of = format_of_file(path)
+    if weights_of is not None:
+        return weights_of(path, name)
     with path.open("rb") as file:
         is_gguf = file.read(4) == gguf.MAGIC
     if not is_gguf:

@@ -1,4 +1,4 @@
-"""Folders of weights, by the file that only folders of that format hold."""
+"""Weights, by the file that only folders of that format hold, or by a file's ending."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ formats: Registry[Callable[[Path, str], Weights]] = Registry(
         "model_index.json": "miaobi.models.formats.diffusers:weights_of",
         "openvino_model.xml": "miaobi.models.formats.openvino:weights_of",
         "config.json": "miaobi.models.formats.transformers:weights_of",
+        ".onnx": "miaobi.models.formats.piper:weights_of",
     },
 )
-"""The function makes weights of (a folder that holds the file, the model's name)."""
+"""The function makes weights of (a folder that holds the file, the model's name); for a
+name that is an ending, of (a file that ends so, the model's name).
+"""
+
+
+def format_of_file(file: Path) -> Callable[[Path, str], Weights] | None:
+    """Return what makes weights of a file; None for an ending of no known format."""
+    ending = file.suffix.lower()
+    return formats.get(ending) if ending in formats else None
 
 
 def format_of(folder: Path) -> Callable[[Path, str], Weights] | None:
