@@ -15,6 +15,7 @@ from miaobi.core.errors import BadInput, Unsupported
 from miaobi.data.audio import media, recordings
 from miaobi.data.audio.clips import Clip
 from miaobi.data.audio.faults import letters
+from miaobi.data.audio.meter import measure
 from miaobi.data.audio.survey import RecordingSurvey
 from miaobi.verbs import data
 
@@ -60,6 +61,9 @@ def folder(tmp_path: Path) -> Path:
     add("offset", speech(2, 24) * 0.7 + 0.05, text_of(2))
     add("noisy", speech(2, 25) + speech(2, 26).std() * _hiss(2), text_of(2))
     add("faint", speech(2, 27, 0.01), text_of(2))
+    add("truncated", speech(4, 28), text_of(4))
+    whole = (tmp_path / "wavs/truncated.wav").read_bytes()
+    (tmp_path / "wavs/truncated.wav").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "wavs/broken.wav").write_bytes(b"RIFF")
     lines += ["broken|It cannot be opened.", "absent|It is not there."]
     (tmp_path / "metadata.csv").write_text("\n".join(lines), encoding="utf-8")
@@ -81,7 +85,9 @@ def test_every_fault_is_found_with_its_reason(folder: Path) -> None:
         "short": "short",
         "cut": "pace",
         "idle": "pace",
+        "truncated": "truncated",
     }
+    assert "promises 4.0 s, 2.0 s are there" in left_out["truncated"][1]
     assert "same as good0" in left_out["same"][1]
     assert "good1" in left_out["clash"][1] and "another text" in left_out["clash"][1]
     assert "0.05 s long" in left_out["short"][1]
@@ -114,6 +120,27 @@ def test_it_is_printed_and_json(
     fields = json.loads(capsys.readouterr().out)
     assert fields["clips"] == 16
     assert {fault["kind"] for fault in fields["left_out"]} >= {"pace", "silent"}
+
+
+def test_files_that_are_whole_are_not_called_cut_off(tmp_path: Path) -> None:
+    for ending in (".wav", ".flac", ".mp3", ".opus", ".m4a", ".aac"):
+        path = tmp_path / f"a{ending}"
+        path.write_bytes(media.encode(speech(2, 3), RATE, ending))
+        assert measure(Clip("a", path)).missing < 0.01
+        stream = media.Encoder(RATE, ".wav")
+    path.with_suffix(".wav").write_bytes(stream.add(speech(2, 3)) + stream.finish())
+    assert measure(Clip("a", path.with_suffix(".wav"))).missing == 0
+
+
+def test_other_files_that_are_cut_off(tmp_path: Path) -> None:
+    halves = dict[str, Path]()
+    for ending in (".flac", ".m4a"):
+        whole = media.encode(speech(8, 3), RATE, ending)
+        halves[ending] = tmp_path / f"a{ending}"
+        halves[ending].write_bytes(whole[: len(whole) // 2])
+    assert measure(Clip("a", halves[".flac"])).missing > 2
+    with pytest.raises(BadInput, match=r"a\.m4a"):  # the index was at its end
+        measure(Clip("a", halves[".m4a"]))
 
 
 def test_strict_stops_at_the_first_problem(folder: Path) -> None:

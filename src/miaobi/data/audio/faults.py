@@ -18,6 +18,8 @@ SHORTEST_SOUND = 0.01
 """Seconds; a shorter clip is left out, with a text and without."""
 LONGEST = 60.0
 """Seconds; a longer clip with a text is worth cutting."""
+MISSING = 0.25
+"""Seconds that may be missing at the end: codecs round up to their frames."""
 CLIPPED = 0.001
 """Share of the samples from which a clip is called clipped."""
 OFFSET = 0.01
@@ -95,6 +97,15 @@ def _left_out(item: Measured, first: Clip) -> Iterator[tuple[str, str]]:
             say(
                 f"it is {measures.seconds:.2f} s long; the shortest is {shortest:g} s.",
                 f"仅 {measures.seconds:.2f} 秒；最短为 {shortest:g} 秒。",
+            ),
+        )
+    elif measures.missing > MISSING:
+        whole = measures.seconds + measures.missing
+        yield (
+            "truncated",
+            say(
+                f"it is cut off: its header promises {whole:.1f} s, {measures.seconds:.1f} s are there.",
+                f"文件不完整：文件头标明 {whole:.1f} 秒，实有 {measures.seconds:.1f} 秒。",
             ),
         )
     elif measures.is_silent:

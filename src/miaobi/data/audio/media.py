@@ -38,6 +38,10 @@ SIGNATURES = (b"RIFF", b"OggS", b"fLaC", b"ID3")
 """What files begin with that do say what they are, whatever their ending."""
 LONGEST = 4 * 3600
 """Seconds of one file that are read at most."""
+EXACT = ("flac", "mov,mp4,m4a,3gp,3g2,mj2")
+"""Formats of FFmpeg whose headers say how long the sound is."""
+STREAMED = 0xFFFFFFFF
+"""The size of a WAV whose end was not known when it was begun."""
 RESAMPLING = "HQ"
 """libsoxr's quality: 20 bits of precision."""
 SURROUND = {"FC": 2**0.5, "BC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0} | dict.fromkeys(
@@ -125,6 +129,8 @@ class Decoding:
     name: str
     rate: int
     channels: int | None
+    promised: float | None = None
+    """Seconds that the header promises, for formats whose headers are exact."""
     damaged: int = 0
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -219,7 +225,39 @@ def decoding(
             field="channels",
         )
     with _opened(source) as (container, stream, name):
-        yield Decoding(container, stream, name, rate or 0, channels)
+        promised = _promised(source, container, stream)
+        yield Decoding(container, stream, name, rate or 0, channels, promised)
+
+
+def _promised(
+    source: Source, container: InputContainer, stream: AudioStream
+) -> float | None:
+    """Seconds by the header, where it is exact: FLAC, MP4, and a WAV of a path."""
+    name = container.format.name
+    if name == "wav" and isinstance(source, Path):
+        return _wav_seconds(source)
+    if name in EXACT and stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return None
+
+
+def _wav_seconds(path: Path) -> float | None:
+    """The length that a RIFF file's chunks give; FFmpeg gives the length that is there."""
+    bytes_a_second = 0
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                is_open = size in (0, STREAMED) or not bytes_a_second
+                return None if is_open else size / bytes_a_second
+            if head[:4] == b"fmt ":
+                values = file.read(size)
+                bytes_a_second = int.from_bytes(values[8:12], "little")
+                file.seek(size % 2, io.SEEK_CUR)
+            else:
+                file.seek(size + size % 2, io.SEEK_CUR)
+    return None
 
 
 def probe(source: Source) -> Probe:

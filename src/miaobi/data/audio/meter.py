@@ -48,6 +48,8 @@ class Measures:
     """LUFS; None for silence."""
     damaged: int
     """Packets that could not be decoded."""
+    missing: float
+    """Seconds that the header promises and that are not there."""
     content: str
     """Names the samples: files with the same have the same sound."""
 
@@ -82,7 +84,9 @@ def measure(clip: Clip) -> Measures:
                 meter.add(part)
         if meter is None:
             meter = Meter(opened.rate or 1, opened.stream.channels)
-        return meter.finish(opened.damaged)
+        length = position / (opened.rate or 1)
+        missing = max((opened.promised or 0.0) - length, 0.0)
+        return meter.finish(opened.damaged, missing)
 
 
 class Meter:
@@ -116,8 +120,8 @@ class Meter:
             self._waiting = [joined[:, self._piece :]]
             self._waiting_samples -= self._piece
 
-    def finish(self, damaged: int = 0) -> Measures:
-        """Return what was measured."""
+    def finish(self, damaged: int = 0, missing: float = 0.0) -> Measures:
+        """Return what was measured, with what was not there to be."""
         if self._waiting_samples:
             self._measure(np.concatenate(self._waiting, axis=1))
         powers = np.concatenate([*self._frame_powers, np.zeros(0)])
@@ -136,6 +140,7 @@ class Meter:
             snr=snr,
             loudness=loudness.integrated(weighted),
             damaged=damaged,
+            missing=missing,
             content=self._content.hexdigest(),
         )
 

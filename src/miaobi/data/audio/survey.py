@@ -113,8 +113,8 @@ class RecordingSurvey:
         lengths = self.lengths
         rows = {
             say("lengths", "时长"): say(
-                f"{lengths['shortest']:.1f} to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s",
-                f"{lengths['shortest']:.1f} 至 {lengths['longest']:.1f} 秒，中位数 {lengths['median']:.1f} 秒",
+                f"{lengths['shortest']:.2f} to {lengths['longest']:.1f} s, median {lengths['median']:.1f} s",
+                f"{lengths['shortest']:.2f} 至 {lengths['longest']:.1f} 秒，中位数 {lengths['median']:.1f} 秒",
             ),
             say("rates", "采样率"): counted(self.rates, LISTED) + " Hz",
             say("channels", "声道"): counted(self.channels),
