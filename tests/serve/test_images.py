@@ -25,6 +25,7 @@ from openai import OpenAI
 from PIL import Image as Pillow
 from starlette.formparsers import MultiPartParser
 from tests.engines import families as toys
+from tests.engines.test_flow import flow_bundle
 from tests.serve.conftest import Echo, Grey, toy_pool
 from tests.serve.live import live
 from tests.verbs import toy_pictures
@@ -114,6 +115,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toys.written(folder / "points", "points")
     toys.written(folder / "negative", "negative", "pad")
     toy_pictures.toy_bundle(folder / "faces-vae", "encodes")
+    flow_bundle(folder)
     return folder
 
 
@@ -397,6 +399,32 @@ def test_transparent_is_what_is_repainted(
             model="seen", image=[png(SOME), png(SOME)], prompt="a cat"
         )
     )
+
+
+def test_a_flow_paints_classes_and_what_is_transparent(client: OpenAI) -> None:
+    own = SOME[:16, :16]
+    made = client.images.generate(
+        model="flow",
+        prompt="left",
+        n=2,
+        extra_body={"seed": 3, "num_inference_steps": 2, "guidance_scale": 2.0},
+    )
+    assert [datum.miaobi["label"] for datum in made.data] == ["left", "left"]
+    steps = {"num_inference_steps": 2, "scheduler": "euler"}
+    painted = client.images.edit(
+        model="flow",
+        image=png(own),
+        mask=png(holed(own)),
+        prompt="right",
+        extra_body=steps,
+    )
+    pixels = decoded(painted.data[0])
+    assert (pixels[:, 8:] == own[:, 8:]).all()
+    assert (pixels[:, :8] != own[:, :8]).any()
+    (kept,) = client.images.create_variation(
+        model="flow", image=png(own), extra_body={"strength": 0.0}
+    ).data
+    assert (decoded(kept) == own).all()
 
 
 def test_the_filter_is_reported(client: OpenAI) -> None:
