@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from av.packet import Packet
 
 Source = Path | bytes | BinaryIO
 
@@ -36,8 +37,10 @@ HEADERLESS = {".g722": "g722", ".gsm": "gsm", ".ulaw": "mulaw", ".alaw": "alaw"}
 """Raw telephone formats, by their ending: their content does not say what it is."""
 SIGNATURES = (b"RIFF", b"OggS", b"fLaC", b"ID3")
 """What files begin with that do say what they are, whatever their ending."""
-LONGEST = 4 * 3600
-"""Seconds of one file that are read at most."""
+LONGEST = 4 * 3600.0
+"""Seconds of one file that are read at most, unless a caller sets another limit."""
+RATES = (1_000, 768_000)
+"""Hz that a file may have: a header that says 1 Hz makes hours of a few bytes."""
 EXACT = ("flac", "mov,mp4,m4a,3gp,3g2,mj2")
 """Formats of FFmpeg whose headers say how long the sound is."""
 STREAMED = 0xFFFFFFFF
@@ -129,6 +132,8 @@ class Decoding:
     name: str
     rate: int
     channels: int | None
+    longest: float = LONGEST
+    """Seconds that are read at most."""
     promised: float | None = None
     """Seconds that the header promises, for formats whose headers are exact."""
     damaged: int = 0
@@ -136,12 +141,14 @@ class Decoding:
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield float32 [channels, samples], as long as the codec's frames are.
 
-        Raises BadInput for NaN or infinite samples, for more than LONGEST, for a rate
-        that changes on the way.
+        Raises BadInput for NaN or infinite samples, for more than `longest`, for a rate
+        that is none of RATES or changes on the way.
         """
         seconds = 0.0
         resampler: Resampler | None = None
         for frame in self._frames():
+            if not RATES[0] <= frame.rate <= RATES[1]:
+                raise _no_rate(self.name, frame.rate)
             if resampler is None:
                 self.rate = self.rate or frame.rate
                 channels = self.channels or len(_layout(frame))
@@ -155,8 +162,8 @@ class Decoding:
                     say("Convert it to one rate.", "请转换为单一采样率。"),
                 )
             seconds += frame.samples / frame.rate
-            if seconds > LONGEST:
-                raise _too_long(self.name)
+            if seconds > self.longest:
+                raise _too_long(self.name, self.longest)
             samples = self._mixed(frame)
             if not np.isfinite(samples).all():
                 raise _not_numbers(self.name, seconds)
@@ -171,7 +178,7 @@ class Decoding:
     def _frames(self) -> Iterator[AudioFrame]:
         from av.error import FFmpegError
 
-        for packet in self.container.demux(self.stream):
+        for packet in self._packets():
             try:
                 frames = packet.decode()
             except FFmpegError:
@@ -181,6 +188,15 @@ class Decoding:
                 if frame.samples:
                     yield frame
 
+    def _packets(self) -> Iterator[Packet[AudioStream]]:
+        """The packets up to where the file is so damaged that no more are found."""
+        from av.error import FFmpegError
+
+        try:
+            yield from self.container.demux(self.stream)
+        except FFmpegError:
+            self.damaged += 1
+
     def _mixed(self, frame: AudioFrame) -> np.ndarray:
         samples = _as_float(frame)
         if self.channels is None or self.channels == len(samples):
@@ -189,7 +205,13 @@ class Decoding:
         return mixed
 
 
-def read(source: Source, *, rate: int | None = None, channels: int | None = 1) -> Sound:
+def read(
+    source: Source,
+    *,
+    rate: int | None = None,
+    channels: int | None = 1,
+    longest: float = LONGEST,
+) -> Sound:
     """Return the sound of a file, or of the sound track of a video.
 
     Args:
@@ -197,11 +219,12 @@ def read(source: Source, *, rate: int | None = None, channels: int | None = 1) -
         rate: in Hz, resampled to; None leaves the file's.
         channels: 1 mixes to [samples], 2 to [2, samples]; None leaves the file's,
             [channels, samples].
+        longest: in seconds; decoding stops there, whatever the header says.
 
     Raises NotFound for a path that is not there; BadInput for what is not sound, has no
-    samples, holds NaN, or is longer than LONGEST.
+    samples, holds NaN, or is too long.
     """
-    with decoding(source, rate=rate, channels=channels) as opened:
+    with decoding(source, rate=rate, channels=channels, longest=longest) as opened:
         blocks = list(opened.blocks())
         if not blocks:
             raise _empty(opened.name)
@@ -213,7 +236,11 @@ def read(source: Source, *, rate: int | None = None, channels: int | None = 1) -
 
 @contextmanager
 def decoding(
-    source: Source, *, rate: int | None = None, channels: int | None = 1
+    source: Source,
+    *,
+    rate: int | None = None,
+    channels: int | None = 1,
+    longest: float = LONGEST,
 ) -> Iterator[Decoding]:
     """Open what `read` reads, for reading it by blocks in little memory."""
     if channels not in (None, 1, 2):
@@ -226,7 +253,7 @@ def decoding(
         )
     with _opened(source) as (container, stream, name):
         promised = _promised(source, container, stream)
-        yield Decoding(container, stream, name, rate or 0, channels, promised)
+        yield Decoding(container, stream, name, rate or 0, channels, longest, promised)
 
 
 def _promised(
@@ -641,11 +668,25 @@ def _empty(name: str) -> BadInput:
     )
 
 
-def _too_long(name: str) -> BadInput:
-    hours = LONGEST // 3600
+def _too_long(name: str, longest: float) -> BadInput:
+    minutes = longest / 60
     return BadInput(
-        say(f"{name} is longer than {hours} hours.", f"{name} 超过 {hours} 小时。"),
+        say(
+            f"{name} is longer than {minutes:g} minutes.",
+            f"{name} 超过 {minutes:g} 分钟。",
+        ),
         say("Cut it into parts.", "请分段处理。"),
+    )
+
+
+def _no_rate(name: str, rate: int) -> BadInput:
+    lowest, highest = RATES
+    return BadInput(
+        say(
+            f"{name} says that its rate is {rate:,} Hz; {lowest:,} to {highest:,} Hz are read.",
+            f"{name} 标明采样率为 {rate:,} Hz；可读取 {lowest:,} 至 {highest:,} Hz。",
+        ),
+        say("Export it again, at 16,000 Hz or more.", "请以 16,000 Hz 以上重新导出。"),
     )
 
 
