@@ -27,6 +27,7 @@ from miaobi.core.errors import BadInput, MiaobiError, Unsupported
 from miaobi.core.requests import (
     EmbeddingRequest,
     ImageRequest,
+    SpeechRequest,
     TextRequest,
     requests,
 )
@@ -101,6 +102,7 @@ def open_case(name: str, folder: Path) -> AbstractContextManager[Engine]:
 
 SUITES = {
     TextRequest: "tests/contracts/test_engines.py, or tests/engines/test_tuned.py",
+    SpeechRequest: "tests/contracts/test_speech_engines.py",
     ImageRequest: "tests/contracts/test_image_engines.py",
     EmbeddingRequest: "tests/serve/test_embeddings.py",
 }
