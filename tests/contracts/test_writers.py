@@ -15,20 +15,31 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from miaobi.core.artifacts import Artifact, Embedding, Facts, Image, Text, Video
+from miaobi.core.artifacts import (
+    Artifact,
+    Audio,
+    Embedding,
+    Facts,
+    Image,
+    Text,
+    Video,
+)
 from miaobi.core.errors import Unsupported
 from miaobi.core.requests import requests
-from miaobi.provenance import Writer, writers
+from miaobi.data.audio import media
+from miaobi.provenance import Writer, audio, writers
 from miaobi.provenance.image import read_record
 from miaobi.provenance.label import NOTICE
 from miaobi.provenance.publish import check_ending, encode, publish
 
 FACTS = Facts("画家", "2", "toy", "abc123", 7, {"prompt": "雪中的狐狸"})
+TONE = np.sin(np.arange(4800) / 20, dtype=np.float32) / 2
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 CASES: dict[str, Callable[[Facts], Artifact]] = {
     "Text": lambda facts: Text("春江潮水", facts),
     "Image": lambda facts: Image(PIXELS, facts),
+    "Audio": lambda facts: Audio(TONE, 24_000, facts),
     "Video": lambda facts: Video(np.stack([PIXELS, 255 - PIXELS]), 10, facts),
     "Embedding": lambda facts: Embedding(np.eye(2, 3, dtype=np.float32), facts),
 }
@@ -38,6 +49,11 @@ CASES: dict[str, Callable[[Facts], Artifact]] = {
 def from_picture(content: bytes) -> list[Any]:
     Pillow.open(io.BytesIO(content)).verify()
     return [read_record(io.BytesIO(content))]
+
+
+def from_sound(content: bytes) -> list[Any]:
+    assert media.read(content).seconds == pytest.approx(0.2, abs=0.1)
+    return [audio.read_record(content)]
 
 
 def from_json(content: bytes) -> list[Any]:
@@ -77,6 +93,7 @@ READERS: dict[str, Callable[[bytes], list[Any]]] = {
     "image/jpeg": from_picture,
     "image/webp": from_picture,
     "image/gif": from_picture,
+    **{media_type: from_sound for media_type in audio.ENDINGS.values()},
     "application/json": from_json,
     "application/jsonl": from_lines,
     "text/markdown": from_front_matter,

@@ -426,6 +426,8 @@ ENCODED = {
         "audio/ogg",
         rates=(8000, 12000, 16000, 24000, 48000),
         bits_a_second=48_000,
+        # Else each file gets a serial number of its own, drawn at random.
+        options={"fflags": "bitexact"},
     ),
     ".aac": Format(
         "aac",
