@@ -43,6 +43,8 @@ def model(
     request: pytest.FixtureRequest, pack: Callable[[str], Path]
 ) -> Iterator[Model]:
     engine, name, format = request.param
+    if format == "piper":
+        pytest.importorskip("espeakng_loader", reason='pip install "miaobi[espeak]"')
     weights = Weights(format, str(pack(name)), name, modality=SpeechRequest.makes)
     with load(weights, engine=engine, streams=2) as opened:
         yield opened

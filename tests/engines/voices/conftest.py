@@ -19,6 +19,7 @@ def kokoro(pack: Callable[[str], Path]) -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def joe(pack: Callable[[str], Path]) -> Iterator[Model]:
+    pytest.importorskip("espeakng_loader", reason='pip install "miaobi[espeak]"')
     weights = Weights("piper", str(pack("joe")), "joe", modality="audio")
     with load(weights) as model:
         yield model
