@@ -286,7 +286,7 @@ def sampler_named(name: str) -> type[diffusion.Sampler]:
     return diffusion.SAMPLERS[name]
 
 
-class Flowing(Objective):
+class FlowMatching(Objective):
     """Sees each picture through noise of a time of its own. Validation is the same loss,
     with the same noise each time.
     """
@@ -333,13 +333,13 @@ class Flowing(Objective):
         return Loss(error.square().flatten(1).mean(1).sum(), len(x_0))
 
 
-def build(config: Config, spec: PictureSpec) -> Flowing:
+def build(config: Config, spec: PictureSpec) -> FlowMatching:
     if config.conditional:
         need_classes(spec)
-    return Flowing(Flow(config, spec))
+    return FlowMatching(Flow(config, spec))
 
 
-def save(objective: Flowing, folder: Path) -> None:
+def save(objective: FlowMatching, folder: Path) -> None:
     folders.write(objective.flow, NAME, folder)
 
 
@@ -349,7 +349,7 @@ def load(folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def sample(objective: Flowing, dataset: Dataset, config: Sample) -> list[Artifact]:
+def sample(objective: FlowMatching, dataset: Dataset, config: Sample) -> list[Artifact]:
     """Return generated pictures. A conditional model has a column for each class."""
     net = objective.flow
     columns = 8
