@@ -22,6 +22,7 @@ from miaobi.evaluate.pairs import Pair, PairSubject
 from miaobi.evaluate.subject import (
     BOUND,
     CLASSES,
+    HEARING,
     HELD_OUT,
     LIKELIHOOD,
     RECONSTRUCTION,
@@ -48,7 +49,7 @@ ONLY_SAMPLES: dict[str, dict[str, Any]] = {
     "image": {"net": None, "held_out": None, "training": None},
     "fills": {},
     "pairs": {},
-    "audio": {"recorded": None, "voice": None},
+    "audio": {"recorded": None, "voice": None, "hear": None},
 }
 """Changes that leave a subject nothing but its samples."""
 
@@ -140,6 +141,7 @@ def test_it_names_its_needs_and_is_skipped_without(name: str, subject: Any) -> N
         RECONSTRUCTION,
         CLASSES,
         VOICE,
+        HEARING,
     }
     assert not subject.lacks(metric.NEEDS)
     bare = replace(subject, **ONLY_SAMPLES[metric.MODALITY])

@@ -27,6 +27,7 @@ metrics: Registry[Metric] = Registry(
         "picture_memorisation": "miaobi.evaluate.image.memorisation",
         "picture_likelihood": "miaobi.evaluate.image.likelihood",
         "reconstruction": "miaobi.evaluate.image.reconstruction",
+        "speech_errors": "miaobi.evaluate.audio.errors",
         "mel_cepstral_distortion": "miaobi.evaluate.audio.cepstrum",
         "pitch": "miaobi.evaluate.audio.pitch",
         "speaker_similarity": "miaobi.evaluate.audio.similarity",

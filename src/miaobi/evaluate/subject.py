@@ -32,6 +32,8 @@ RECONSTRUCTION = "rebuilding"
 """Encoding and decoding, or translating, given images."""
 VOICE = "voice"
 """Further recordings of a speaker."""
+HEARING = "hearing"
+"""A recogniser, and the texts that were to be said."""
 
 FILLS = "fills"
 """Writing what is missing between two parts of a source file."""

@@ -58,6 +58,9 @@ def subject(**changes: Any) -> SoundSubject:
         aligned=True,
         voice=recorded,
         strangers=[Sound(vowel(180, 1.0, formant=2500), RATE)],
+        texts=["ah oh", "oh ah", "ah ah"],
+        hear=lambda sound: "ah oh",
+        recogniser="one who always hears the same",
         track=pitch_of,
         embed=colour,
     )

@@ -12,7 +12,13 @@ from miaobi.core.language import say
 from miaobi.data.audio.media import Sound, resample
 from miaobi.evaluate.audio.pitch_tracker import Pitch, packaged_pitch
 from miaobi.evaluate.audio.speaker_encoder import packaged_encoder
-from miaobi.evaluate.subject import RECONSTRUCTION, REFERENCE, VOICE, Subject
+from miaobi.evaluate.subject import (
+    HEARING,
+    RECONSTRUCTION,
+    REFERENCE,
+    VOICE,
+    Subject,
+)
 
 RATE = 16_000
 """Hz; everything is measured at it."""
@@ -36,6 +42,12 @@ class SoundSubject(Subject):
     """Other recordings of the speaker; two at least."""
     strangers: Sequence[Sound] = ()
     """Recordings of other speakers."""
+    texts: Sequence[str] = ()
+    """What was to be said, in the order of `generated`; with letters in each."""
+    hear: Callable[[Sound], str] | None = None
+    """A recogniser: what it writes down of a sound."""
+    recogniser: str = ""
+    """Its name, for the report."""
     track: Callable[[np.ndarray], Pitch] | None = None
     """Pitch of float32 [samples] at RATE; None for the packaged one."""
     embed: Callable[[np.ndarray], np.ndarray] | None = None
@@ -74,6 +86,8 @@ class SoundSubject(Subject):
                 "it does not make recordings again sample by sample",
                 "不是对录音的逐采样重建",
             )
+        if HEARING in needs and (self.hear is None or not self.texts):
+            return say("no recogniser, or no texts", "没有识别器或文本")
         if VOICE in needs and len(self.voice or ()) < 2:
             return say(
                 "fewer than two other recordings of the speaker",
