@@ -1,4 +1,4 @@
-"""Errors of speech are the fewest edits, and stand beside the recordings' own.
+"""Errors of speech are the fewest edits, and stand beside the recordings' own."""
 
 from __future__ import annotations
 

@@ -426,8 +426,6 @@ ENCODED = {
         "audio/ogg",
         rates=(8000, 12000, 16000, 24000, 48000),
         bits_a_second=48_000,
-        # Else each file gets a serial number of its own, drawn at random.
-        options={"fflags": "bitexact"},
     ),
     ".aac": Format(
         "aac",
@@ -451,6 +449,10 @@ ENCODED[".m4a"] = Format(
     streamable=False,
 )
 """What is written, by ending. Bits a second are of one channel."""
+
+
+REPEATABLE = {"fflags": "+bitexact"}
+"""FFmpeg gives every Ogg file a random number; the same sound shall be the same file."""
 
 
 class Encoder:
@@ -495,7 +497,7 @@ class Encoder:
             self._pipe,
             "w",
             format=format.container,
-            options=dict(format.options),
+            options={**REPEATABLE, **format.options},
         )
         self.rate = _nearest_rate(rate, format.rates)
         self._layout = "mono" if channels == 1 else "stereo"
