@@ -22,6 +22,7 @@ def url(
         yield url
 
 
+@pytest.mark.slow
 def test_the_javascript_client_speaks(url: str) -> None:
     folder = installed(OPENAI_JS, "openai")
     shutil.copy(HERE / "sound.mjs", folder)

@@ -22,6 +22,7 @@ from miaobi.evaluate.pairs import Pair, PairSubject
 from miaobi.evaluate.subject import (
     BOUND,
     CLASSES,
+    FILLS,
     HEARING,
     HELD_OUT,
     LIKELIHOOD,
@@ -31,7 +32,7 @@ from miaobi.evaluate.subject import (
     TRAINING,
     VOICE,
 )
-from miaobi.evaluate.text.subject import TextSubject
+from miaobi.evaluate.text.subject import Completer, TextSubject
 
 TEXTS = [
     "the cat sat on the mat",
@@ -43,6 +44,7 @@ TEXTS = [
     "the sea was calm that day",
     "we walked home in the dark",
     "and then it was night",
+    "cat = the(dog)",
 ]
 ONLY_SAMPLES: dict[str, dict[str, Any]] = {
     "text": {"score": None, "held_out": (), "training": None, "net": None},
@@ -65,6 +67,12 @@ def text_subject(folder: Path) -> TextSubject:
         training=training,
         count=9,
         max_new_tokens=30,
+        completer=Completer(
+            lambda before, behind: "cat",
+            np.array(list(map(ord, TEXTS[0]))),
+            lambda text: list(map(ord, text)),
+            lambda ids: "".join(map(chr, ids)),
+        ),
     )
 
 
@@ -140,6 +148,7 @@ def test_it_names_its_needs_and_is_skipped_without(name: str, subject: Any) -> N
         BOUND,
         RECONSTRUCTION,
         CLASSES,
+        FILLS,
         VOICE,
         HEARING,
     }

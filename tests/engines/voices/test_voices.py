@@ -30,6 +30,7 @@ def voiced_seconds(sound: Audio) -> float:
     return len(trimmed(sound.samples, sound.rate)) / sound.rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [0.5, 3.0])
 def test_speed_is_followed(kokoro: Model, speed: float) -> None:
     usual = voiced_seconds(kokoro.generate(FOX)[0])
