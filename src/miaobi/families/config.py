@@ -293,7 +293,7 @@ class Pix2PixConfig:
 class FlowConfig:
     conditional: bool = False
     """Condition on the class."""
-    width: Annotated[int, Field(ge=8, le=1_000_000, multiple_of=8)] = 48
+    width: Annotated[int, Field(ge=1, le=1_000_000)] = 48
     """Channels at the largest size; doubled at every halving, up to four times."""
     patch: Annotated[int, Field(ge=1)] = 2
     """Pixels of a side that are read and written as one position: 1 is finest, 2 four

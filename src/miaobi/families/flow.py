@@ -51,7 +51,7 @@ from miaobi.nn.sample import PictureSample as Sample
 
 NAME, MODALITY, DATA = "flow", "image", "pictures"
 GROUPS = 8
-"""Of each normalisation."""
+"""Of each normalisation, or as many as divide its channels."""
 WAVES = 64
 """Sines and cosines that a time is written as."""
 NEAREST = 0.05
@@ -70,10 +70,10 @@ class Block(nn.Module):
 
     def __init__(self, inner: int, outer: int, embedding: int, dropout: float) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(GROUPS, inner)
+        self.norm_in = nn.GroupNorm(math.gcd(GROUPS, inner), inner)
         self.conv_in = nn.Conv2d(inner, outer, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * outer)
-        self.norm_out = nn.GroupNorm(GROUPS, outer)
+        self.norm_out = nn.GroupNorm(math.gcd(GROUPS, outer), outer)
         self.drop = nn.Dropout(dropout)
         self.conv_out = nn.Conv2d(outer, outer, 3, padding=1)
         self.skip = nn.Conv2d(inner, outer, 1) if inner != outer else nn.Identity()
