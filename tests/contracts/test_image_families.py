@@ -50,7 +50,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "flow": [
         {},
         {"prediction": "velocity", "conditional": True},
-        {"prediction": "epsilon", "schedule": "cosine", "width": 6},
+        {"prediction": "epsilon", "schedule": "cosine"},
     ],
 }
 EVERY = [(name, variant) for name in PICTURES for variant in VARIANTS.get(name, [{}])]

@@ -133,6 +133,14 @@ def test_without_classes_there_is_nothing_to_guide(tmp_path: Path) -> None:
             model.generate(guidance_scale=2.0)
 
 
+@pytest.mark.parametrize("width", [1, 4, 6, 20])
+def test_any_width_does(width: int) -> None:
+    objective = flow.build(flow.Config(width=width), SPEC)
+    pixels = torch.zeros(2, 3, 16, 16)
+    batch = {"pixels": pixels, "label": torch.zeros(2, dtype=torch.int64)}
+    objective.loss(batch).total.backward()
+
+
 def test_noise_needs_a_path_that_ends_before_all_is_noise() -> None:
     with pytest.raises(BadInput, match="epsilon"):
         flow.Config(prediction="epsilon")

@@ -190,9 +190,10 @@ def test_cancelled_and_paused_ones_stop_at_once(
 
     async def act(supervisor: Supervisor) -> None:
         await until(
-            lambda: (
-                look(queue, gone).result.get("pid")
-                and look(queue, paused).result.get("pid")
+            lambda: all(
+                look(queue, job).result.get("pid")
+                and (supervisor.folder(job) / "steps.txt").exists()
+                for job in (gone, paused)
             )
         )
         pids = look(queue, gone).result["pid"], look(queue, paused).result["pid"]
